@@ -1,0 +1,215 @@
+"""Words of the command line -> Params -> Stage; the only file that prints errors and sets exit codes."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from convloop import __version__
+from convloop.errors import ConvloopError, ParamsError
+from convloop.pipeline import STAGES
+
+if TYPE_CHECKING:
+    from convloop.config import Params
+
+_EPILOG = """\
+the loop:   dvc repro                       run what is out of date, stage by stage
+            convloop ui                     compare the runs
+            convloop predict cat.png        ask the champion
+            convloop retrain                take in new images, repro, judge
+change:     edit params.yaml (docs/params.md), or dvc exp run -S train.lr=0.01
+exit codes: 0 done, also when the gate refuses; 2 params or words; 3 data; 4 devices; 5 MLflow; 6 training;
+            7 cannot write; 8 dvc or git; 75 busy; 130 Ctrl-C; 143 terminated
+"""
+
+
+def main(words: list[str]) -> int:
+    """Run one command and give its exit code; a user's mistake prints a message, a bug of ours its traceback."""
+    arguments = _parser().parse_args(words)
+    if not hasattr(arguments, "command"):
+        _parser().print_help()
+        return 0
+    signal.signal(signal.SIGTERM, _terminate)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except ConvloopError as error:
+        print(f"convloop: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as stopped:
+        exit_code: int = getattr(stopped, "exit_code", 130)
+        kept = " The same command goes on from the last whole epoch." if hasattr(stopped, "exit_code") else ""
+        print(f"convloop: stopped.{kept}", file=sys.stderr)
+        return exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+
+
+def _terminate(signal_number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal_number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="convloop",
+        description="Train, judge, register and retrain a convolutional image classifier.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"convloop {__version__}")
+    words = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for stage in STAGES.values():
+        word = words.add_parser(
+            stage.name,
+            help=stage.does,
+            description=f"Stage {stage.name}: {stage.does}.",
+            epilog=f"reads:  {', '.join(stage.reads) or 'its source'}\nwrites: {', '.join(stage.writes)}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_set(word)
+        word.set_defaults(command=lambda arguments, name=stage.name: _run_stage(name, arguments))
+    word = words.add_parser("run", help="all five stages without DVC, for debugging")
+    _add_set(word)
+    word.set_defaults(command=_run_all)
+    word = words.add_parser("predict", help="label images with the champion")
+    word.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    word.set_defaults(command=_predict)
+    word = words.add_parser("models", help="versions, aliases and scores of the registered model")
+    word.set_defaults(command=_models)
+    word = words.add_parser("ingest", help="take labelled images from data/incoming/<class>/ into the data")
+    word.set_defaults(command=_ingest)
+    word = words.add_parser("retrain", help="ingest, dvc repro, verdict, all under one lock and one ledger row")
+    word.add_argument("--slot", help=argparse.SUPPRESS)
+    word.set_defaults(command=_retrain)
+    word = words.add_parser("schedule", help="retrain at the times of a cron expression (UTC), until stopped")
+    word.add_argument("--cron", required=True, metavar='"M H D M W"', help='such as "0 3 * * *": every night at three')
+    word.set_defaults(command=_schedule)
+    word = words.add_parser("sync", help="send to MLflow what an absent server has missed")
+    word.set_defaults(command=_sync)
+    word = words.add_parser("ui", help="start the MLflow UI and print the link to this project's runs")
+    word.add_argument("--port", type=int, default=5000)
+    word.set_defaults(command=_ui)
+    word = words.add_parser("doctor", help="versions, devices, store, DVC and git, each with what to do")
+    word.set_defaults(command=_doctor)
+    return parser
+
+
+def _add_set(word: argparse.ArgumentParser) -> None:
+    word.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="such as train.lr=0.01, for this run"
+    )
+
+
+def _load(overrides: list[str]) -> "Params":
+    from convloop import config
+
+    return config.load(_project() / config.FILE_NAME, tuple(overrides))
+
+
+def _project() -> Path:
+    """Find the project's folder: this one or the nearest above that holds params.yaml and dvc.yaml."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise ParamsError(f"No params.yaml and dvc.yaml in {here} or above. Go to the project's folder: cd <clone of convloop>")
+
+
+def _run_stage(name: str, arguments: argparse.Namespace) -> int:
+    from convloop.processes import follow_parent
+    from convloop.tracking import Tracker
+
+    follow_parent()
+    params = _load(arguments.overrides)
+    project = _project()
+    STAGES[name].run(params, project, Tracker(project, params.tracking))
+    return 0
+
+
+def _run_all(arguments: argparse.Namespace) -> int:
+    from convloop.processes import run_convloop
+
+    _load(arguments.overrides)
+    sets = [word for override in arguments.overrides for word in ("--set", override)]
+    for name in STAGES:
+        print(f"== {name}", flush=True)
+        exit_code = run_convloop(name, *sets)
+        if exit_code:
+            return exit_code
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from convloop.predict import predict
+
+    params = _load([])
+    answers = predict(_project(), params.registration.model_name, params.tracking.timeout_s, arguments.images)
+    for line in answers.lines:
+        print(line)
+    for problem in answers.problems:
+        print(f"convloop: {problem}", file=sys.stderr)
+    return 3 if answers.problems else 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from convloop.registry import Registry
+
+    params = _load([])
+    registry = Registry(_project(), params.registration.model_name, params.tracking.timeout_s)
+    versions = registry.versions()
+    if not versions:
+        print(f"{registry.name} has no versions yet. Make one: make repro")
+    for version in versions:
+        aliases = " ".join(f"@{alias}" for alias in version.aliases)
+        accuracy, verdict = version.tags.get("test_accuracy", "-"), version.tags.get("verdict", "not judged")
+        print(f"version {version.number:<4} {aliases:<28} accuracy {accuracy:<7} {verdict:<9} run {version.run_id[:8]}")
+    return 0
+
+
+def _ingest(arguments: argparse.Namespace) -> int:
+    from convloop.ingest import ingest
+
+    print(ingest(_project()).summary)
+    return 0
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from convloop.retrain import retrain
+
+    params = _load([])
+    return retrain(_project(), params.tracking, slot=arguments.slot)
+
+
+def _schedule(arguments: argparse.Namespace) -> int:
+    from convloop.schedule import schedule
+
+    return schedule(_project(), arguments.cron)
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from convloop.reporting.publish import publish_evaluation, publish_training
+    from convloop.tracking import Tracker
+
+    params, project = _load([]), _project()
+    run = Tracker(project, params.tracking).model_run(publish_training)
+    if (project / "reports/evaluate/details.json").is_file():
+        publish_evaluation(run, project)
+    print(f"Run {run.id} is complete.")
+    return 0
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from convloop.ui import serve
+
+    params = _load([])
+    return serve(_project(), params.tracking, arguments.port)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from convloop.doctor import examine
+
+    return examine(_project())

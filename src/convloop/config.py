@@ -1,0 +1,319 @@
+"""The Params tree: params.yaml, read once and checked at the door."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from convloop.errors import ParamsError
+
+FILE_NAME = "params.yaml"
+_MAX_FILE_BYTES = 100_000
+
+# The names that the tables SOURCES, NETS and STRATEGIES must hold (a house test compares them).
+SOURCE_NAMES = ("synthetic", "noise", "cifar10", "npz")
+READS_PATH = ("cifar10", "npz")
+NET_KEYS: dict[str, tuple[str, ...]] = {
+    "cnn2": (),
+    "cnn3": (),
+    "cnn": ("channels", "kernel_px", "stride_px", "padding", "pool", "hidden_count"),
+    "mlp": ("hidden_count",),
+}
+STRATEGY_NAMES = ("auto", "ddp")
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/:\s]([^/:]*[^/:\s])?$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class GenerateParams(Section):
+    source: Annotated[str, Field(description="where images come from: a key of SOURCES")] = "synthetic"
+    path: Annotated[str | None, Field(description="folder or file that `cifar10` or `npz` reads")] = None
+    image_count: Annotated[Count, Field(le=10_000_000, description="images to draw (synthetic, noise)")] = 16_000
+    class_count: Annotated[int, Field(ge=2, le=20, description="classes to draw (synthetic, noise)")] = 10
+    image_px: Annotated[int, Field(ge=8, le=512, description="height and width of a drawn image")] = 32
+    channel_count: Annotated[Literal[1, 3], Field(description="1 gray, 3 colour (synthetic, noise)")] = 3
+    seed: Annotated[Seed, Field(description="the same seed draws the same images (synthetic, noise)")] = 7
+    difficulty_share: Annotated[Share, Field(description="0 clean shapes, 1 faint shapes in noise (synthetic)")] = 0.2
+    label_noise_share: Annotated[Share, Field(description="share of labels replaced by another (synthetic)")] = 0.0
+    imbalance_ratio: Annotated[
+        float, Field(ge=1, le=1000, description="images of the commonest class for one of the rarest (synthetic)")
+    ] = 1.0
+    shift_share: Annotated[Share, Field(description="how far tint and contrast move, to stage drift (synthetic)")] = 0.0
+
+
+class PrepareParams(Section):
+    val_share: Annotated[float, Field(gt=0, lt=1, description="images that choose the epoch to keep")] = 0.1
+    test_share: Annotated[
+        float, Field(gt=0, lt=1, description="images that judge the model, unless the source names its own")
+    ] = 0.2
+    min_class_image_count: Annotated[
+        Count, Field(description="images that each class must have in each of train, val and test")
+    ] = 5
+
+
+class NetParams(Section):
+    name: Annotated[str, Field(description="a key of NETS: `cnn3`, `cnn2`, `cnn`, `mlp`")] = "cnn3"
+    channels: Annotated[
+        list[Annotated[int, Field(ge=1, le=4096)]] | None,
+        Field(min_length=1, max_length=12, description="filters of each block (`cnn`); [32, 64, 128] when absent"),
+    ] = None
+    kernel_px: Annotated[int | None, Field(ge=1, le=31, description="side of a filter (`cnn`); 3 when absent")] = None
+    stride_px: Annotated[int | None, Field(ge=1, le=8, description="step of a filter (`cnn`); 1 when absent")] = None
+    padding: Annotated[
+        Literal["valid", "same"] | None, Field(description="zeros around the image or none (`cnn`); `valid` when absent")
+    ] = None
+    pool: Annotated[
+        Literal["max", "average", "none"] | None, Field(description="2x2 pooling (`cnn`); `max` when absent")
+    ] = None
+    hidden_count: Annotated[
+        int | None, Field(ge=1, le=65_536, description="units of the hidden layer (`cnn`, `mlp`); 256 when absent")
+    ] = None
+
+
+class TrainParams(Section):
+    net: NetParams = NetParams()
+    epochs: Annotated[Count, Field(le=10_000, description="passes over the training images")] = 8
+    batch_size: Annotated[Count, Field(le=65_536, description="images of one step, all devices together")] = 64
+    lr: Annotated[float, Field(gt=0, le=10, description="learning rate of Adam")] = 0.001
+    seed: Annotated[Seed, Field(description="first weights and order of the images")] = 7
+    keep: Annotated[Literal["best", "last"], Field(description="epoch to package: lowest validation loss, or last")] = (
+        "best"
+    )
+    accelerator: Annotated[Literal["auto", "cpu", "gpu"], Field(description="what to train on")] = "auto"
+    devices: Annotated[
+        Annotated[int, Field(ge=1, le=1024)] | Literal["auto"],
+        Field(description="how many; `auto` takes one CPU, or every GPU"),
+    ] = "auto"
+    strategy: Annotated[str, Field(description="a key of STRATEGIES: `auto`, `ddp`")] = "auto"
+    precision: Annotated[Literal[32, "bf16"], Field(description="bits of the training arithmetic")] = 32
+
+
+class EvaluateParams(Section):
+    batch_size: Annotated[Count, Field(le=65_536, description="images scored at once; changes no score")] = 512
+    worst_image_count: Annotated[
+        int, Field(ge=1, le=100, description="most confident mistakes shown in report and run")
+    ] = 25
+
+
+class RegisterParams(Section):
+    model_name: Annotated[Name, Field(description="registered model in MLflow")] = "convloop"
+    min_accuracy_share: Annotated[Share, Field(description="test accuracy below this is refused, champion or not")] = 0.5
+    min_gain_share: Annotated[Share, Field(description="test accuracy must beat the champion's by more")] = 0.0
+    max_loss_share: Annotated[
+        Share, Field(description="the 95 % interval of the gain must stay above the negative of this")
+    ] = 0.01
+
+
+class TrackingParams(Section):
+    experiment: Annotated[Name, Field(description="experiment in MLflow")] = "convloop"
+    timeout_s: Annotated[int, Field(ge=1, le=600, description="wait for one answer of a tracking server")] = 5
+
+
+class Params(Section):
+    """All of params.yaml; what a file leaves out has the default given here."""
+
+    generate: GenerateParams = GenerateParams()
+    prepare: PrepareParams = PrepareParams()
+    train: TrainParams = TrainParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    # Every Python class that pydantic makes has a `register` of its own, so the field needs another name inside.
+    registration: RegisterParams = Field(RegisterParams(), alias="register")
+    tracking: TrackingParams = TrackingParams()
+
+    def flat(self, *sections: str) -> dict[str, Any]:
+        """List the values of some sections under dotted keys; what is left to the net is left out."""
+        tree = self.model_dump(by_alias=True, exclude_none=True, include=set(sections))
+        return dict(_flat(tree, ""))
+
+
+def load(file: Path, overrides: tuple[str, ...] = ()) -> Params:
+    """Read and check params.yaml.
+
+    Args:
+        overrides: `section.key=value` for this run alone; the value is read as YAML.
+
+    Raises:
+        ParamsError: with the file, the key, what was received and what is allowed.
+    """
+    tree = _read(file)
+    for override in overrides:
+        _override(tree, override)
+    return check(tree)
+
+
+def check(tree: dict[str, Any]) -> Params:
+    """Turn plain values into Params, or say which key is wrong and how."""
+    try:
+        params = Params.model_validate(tree)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_message(detail) for detail in error.errors(include_url=False))) from None
+    _check_names(params)
+    _check_together(params)
+    return params
+
+
+def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(f"{file} is missing. Go to the project's folder, or restore it: git checkout {FILE_NAME}") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{file.name}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
+    if len(text) > _MAX_FILE_BYTES:
+        raise ParamsError(f"{file.name} holds {len(text):,} characters; at most {_MAX_FILE_BYTES:,} are read.")
+    try:
+        # Aliases can make a small file huge when expanded, and no key here needs one.
+        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
+            raise ParamsError(f"{file.name} uses a YAML alias (*name). Write the value out instead.")
+        tree = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        problem = (error.problem or "broken YAML").split("\n")[0]
+        raise ParamsError(f"{file.name}: {place}: {problem}. Mend that line.") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{file.name}: {str(error).splitlines()[0]}. Mend the YAML.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ParamsError(f"{file.name} holds a {type(tree).__name__}; it must hold sections such as train: with keys below.")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ParamsError(f'--set is "{override}", but needs section.key=value, such as --set train.lr=0.01')
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise ParamsError(f'--set {dotted} is "{text}", which is not a YAML value. Quote it: --set \'{dotted}="..."\'') from None
+    for key in keys[:-1]:
+        below = tree.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise ParamsError(f"{FILE_NAME}: {dotted} cannot be set, since {key} is a value and holds no keys.")
+        tree = below
+    tree[keys[-1]] = value
+
+
+def _message(detail: ErrorDetails) -> str:
+    keys = [str(part) for part in detail["loc"] if not (isinstance(part, str) and part.startswith(("constrained", "literal")))]
+    keys = [key for key in keys if key not in ("int", "str", "float")]
+    where, received, context = ".".join(keys), detail["input"], detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{FILE_NAME}: {where} is not a known key. {_nearest_key(keys)}"
+        case "model_type" | "model_attributes_type":
+            return f"{FILE_NAME}: {where} is {_shown(received)}, but must hold keys of its own. Known keys: {', '.join(_known_keys(keys))}."
+        case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than" as kind:
+            return f"{FILE_NAME}: {where} is {_shown(received)}; it must be {_BOUNDS[kind]} {next(iter(context.values())):g}."
+        case "literal_error":
+            return f"{FILE_NAME}: {where} is {_shown(received)}. Allowed: {context['expected']}."
+        case "finite_number":
+            return f"{FILE_NAME}: {where} is {_shown(received)}; it must be a finite number."
+        case kind if kind in _KINDS:
+            return f"{FILE_NAME}: {where} is {_shown(received)}; it must be {_KINDS[kind]}."
+        case _:
+            return f"{FILE_NAME}: {where} is {_shown(received)}; {detail['msg'][0].lower()}{detail['msg'][1:]}."
+
+
+_BOUNDS = {
+    "greater_than_equal": "at least",
+    "greater_than": "more than",
+    "less_than_equal": "at most",
+    "less_than": "less than",
+}
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text in quotes",
+    "list_type": "a list, such as [32, 64]",
+    "string_pattern_mismatch": "a name without / and :, and without spaces at its ends",
+}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _nearest_key(keys: list[str]) -> str:
+    known = _known_keys(keys[:-1])
+    near = get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+    if near:
+        return f"Did you mean {'.'.join([*keys[:-1], near[0]])}?"
+    return f"Known keys there: {', '.join(known)}."
+
+
+def _known_keys(keys: list[str]) -> list[str]:
+    section: Any = Params
+    for key in keys:
+        section = next(field.annotation for name, field in section.model_fields.items() if key in (name, field.alias))
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _check_names(params: Params) -> None:
+    for where, name, plural, known in (
+        ("generate.source", params.generate.source, "sources", SOURCE_NAMES),
+        ("train.net.name", params.train.net.name, "nets", tuple(NET_KEYS)),
+        ("train.strategy", params.train.strategy, "strategies", STRATEGY_NAMES),
+    ):
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0)
+            raise ParamsError(
+                f'{FILE_NAME}: {where} is "{name}". Known {plural}: {", ".join(known)}. Did you mean {near[0]}?'
+            )
+
+
+def _check_together(params: Params) -> None:
+    net = params.train.net
+    for key in type(net).model_fields:
+        if key != "name" and getattr(net, key) is not None and key not in NET_KEYS[net.name]:
+            raise ParamsError(
+                f"{FILE_NAME}: train.net.{key} is set, but {net.name} has its own. Remove it, or set train.net.name to cnn."
+            )
+    if net.padding == "same" and (net.kernel_px or 3) % 2 == 0:
+        raise ParamsError(
+            f"{FILE_NAME}: train.net.padding is same, which needs an odd kernel, but train.net.kernel_px is {net.kernel_px}. "
+            f"Use {(net.kernel_px or 3) - 1} or {(net.kernel_px or 3) + 1}."
+        )
+    if params.prepare.val_share + params.prepare.test_share >= 1:
+        total = params.prepare.val_share + params.prepare.test_share
+        raise ParamsError(
+            f"{FILE_NAME}: prepare.val_share and prepare.test_share are {total:g} together, which leaves nothing to train on. "
+            "Keep the two below 1."
+        )
+    if params.generate.source in READS_PATH and params.generate.path is None:
+        raise ParamsError(
+            f"{FILE_NAME}: generate.source is {params.generate.source}, but generate.path is empty. Set it to the folder or file to read."
+        )
+    devices = params.train.devices
+    if isinstance(devices, int) and params.train.batch_size % devices:
+        below = params.train.batch_size // devices * devices
+        choices = " or ".join(str(size) for size in (below, below + devices) if size)
+        raise ParamsError(
+            f"{FILE_NAME}: train.batch_size is {params.train.batch_size}, which {devices} devices cannot share evenly. Use {choices}."
+        )

@@ -1,0 +1,39 @@
+"""What a packaged model says of itself; readable without torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from convloop.errors import DataError
+
+CARD_FILE = Path("extra_files") / "card.json"  # where MLflow keeps what travels with a model
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user of the package must know; `digest` is the sha256 of weights and card."""
+
+    classes: tuple[str, ...]
+    image_px: int
+    channel_count: int
+    net: str
+    epoch: int
+    mean_C: tuple[float, ...]
+    std_C: tuple[float, ...]
+    digest: str = ""
+
+
+def read_card(package: Path) -> ModelCard:
+    """Read the card inside a package.
+
+    Raises:
+        DataError: there is no package, or its card is damaged.
+    """
+    file = package / CARD_FILE
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        return ModelCard(**{name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()})
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing: there is no packaged model. Make it: dvc repro train") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file} is damaged ({error}). Make it again: dvc repro --force train") from error

@@ -1,0 +1,57 @@
+"""Write a folder or a file whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from convloop.errors import OutputError
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `folder` when the block ends well.
+
+    A stage that is killed or fails leaves the old folder as it was, never a half-written one.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    building = folder.with_name(f"{folder.name}.tmp")
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        yield building
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise _unwritable(folder, error) from error
+    except OSError as error:
+        if error.errno in (28, 30, 122):  # no space, read-only, quota
+            raise _unwritable(folder, error) from error
+        raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace a text file in one step, so that a reader sees the old or the new one.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    building = file.with_name(f"{file.name}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        building.write_text(text, encoding="utf-8")
+        os.replace(building, file)  # noqa: PTH105 - one atomic step
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(place: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{place} cannot be written: {error.strerror}. "
+        f"Make it writable (ls -ld {place.parent}; df -h {place.parent}), then run the same command again."
+    )

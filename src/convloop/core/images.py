@@ -1,0 +1,247 @@
+"""The one form that all images take on disk: shards of uint8 pixels with facts beside them.
+
+A data folder holds `manifest.json` and, for each shard, `shard-00000.images.npy` (uint8 NHWC, memory-mapped when
+read) and `shard-00000.facts.npz` (labels, content hashes, given splits, original sizes, names). The manifest carries
+the sha256 of every file. A finished shard is never rewritten.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convloop.errors import DataError
+
+SHARD_IMAGE_COUNT = 10_000
+SPLITS = ("train", "val", "test")
+NO_SPLIT = -1
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some labelled images on their way into shards.
+
+    `splits_N` holds an index into SPLITS, or NO_SPLIT where the source gives none; `original_px_N2` height and width
+    before fitting.
+    """
+
+    images_NHWC: NDArray[np.uint8]
+    labels_N: NDArray[np.int64]
+    splits_N: NDArray[np.int8]
+    original_px_N2: NDArray[np.int32]
+    names_N: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Images:
+    """All images of one or several data folders, in shard order; pixels stay memory-mapped until taken."""
+
+    classes: tuple[str, ...]
+    shards: tuple[NDArray[np.uint8], ...]
+    labels_N: NDArray[np.int64]
+    content_N: NDArray[np.void]
+    splits_N: NDArray[np.int8]
+    names_N: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    @property
+    def shape_HWC(self) -> tuple[int, int, int]:
+        height_px, width_px, channels = self.shards[0].shape[1:]
+        return height_px, width_px, channels
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copy the pixels at `indices` into memory, in that order, as uint8 NHWC."""
+        taken_NHWC = np.empty((len(indices), *self.shape_HWC), np.uint8)
+        start = 0
+        for shard_NHWC in self.shards:
+            here = np.flatnonzero((indices >= start) & (indices < start + len(shard_NHWC)))
+            taken_NHWC[here] = shard_NHWC[indices[here] - start]
+            start += len(shard_NHWC)
+        return taken_NHWC
+
+
+def content_hashes(images_NHWC: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Hash the shape and pixels of each image with SHA-256; equal pixels get equal hashes, whatever file they were."""
+    shape = str(images_NHWC.shape[1:]).encode()
+    digests = b"".join(hashlib.sha256(shape + image.tobytes()).digest() for image in images_NHWC)
+    return np.frombuffer(digests, np.dtype("V32"))
+
+
+def write_shards(folder: Path, batches: Iterable[Batch], classes: tuple[str, ...], facts: dict[str, Any]) -> int:
+    """Write batches of any length as shards and, last, their manifest; return the number of images.
+
+    Args:
+        facts: what else the manifest should say, such as the source.
+    """
+    shards: list[dict[str, Any]] = []
+    for index, batch in enumerate(_rechunk(batches)):
+        shards.append(write_shard(folder, f"shard-{index:05d}", batch))
+    if not shards:
+        raise DataError("The source holds no images. Point generate.path at some, or raise generate.image_count.")
+    write_manifest(folder, classes, shards, facts)
+    return sum(int(shard["image_count"]) for shard in shards)
+
+
+def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
+    """Write one shard's two files and return its line of the manifest."""
+    images_file, facts_file = folder / f"{name}.images.npy", folder / f"{name}.facts.npz"
+    np.save(images_file, batch.images_NHWC)
+    np.savez(
+        facts_file,
+        labels=batch.labels_N.astype(np.int64),
+        content=content_hashes(batch.images_NHWC),
+        splits=batch.splits_N.astype(np.int8),
+        original_px=batch.original_px_N2.astype(np.int32),
+        names=batch.names_N,
+    )
+    return {
+        "name": name,
+        "image_count": len(batch.images_NHWC),
+        "images_sha256": _file_sha256(images_file),
+        "facts_sha256": _file_sha256(facts_file),
+    }
+
+
+def write_manifest(folder: Path, classes: tuple[str, ...], shards: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Write `manifest.json`, the list of what a data folder must hold."""
+    manifest = {"format": FORMAT, **facts, "classes": list(classes), "shards": shards}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read `manifest.json` of a data folder.
+
+    Raises:
+        DataError: it is missing or not a manifest.
+    """
+    file = folder / "manifest.json"
+    if not file.is_file():
+        raise DataError(f"{file} is missing. Make it: dvc repro generate (data/landed comes with git: git checkout).")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT and all(isinstance(manifest[key], list) for key in ("classes", "shards"))
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise DataError(f"{file} is damaged: it is not a manifest. {_remedy(folder)}")
+    return manifest
+
+
+def open_images(*folders: Path) -> Images:
+    """Open data folders as one set after checking every file against its manifest.
+
+    The first folder names the classes; the others may hold fewer, and are matched by name.
+
+    Raises:
+        DataError: a file is missing or damaged, or the folders do not fit together; the file is named.
+    """
+    classes: tuple[str, ...] = ()
+    shards: list[NDArray[np.uint8]] = []
+    columns: dict[str, list[NDArray[Any]]] = {"labels": [], "content": [], "splits": [], "names": []}
+    for folder in folders:
+        manifest = read_manifest(folder)
+        if not manifest["shards"]:
+            continue
+        classes = classes or tuple(manifest["classes"])
+        to_label = _label_map(folder, tuple(manifest["classes"]), classes)
+        for entry in manifest["shards"]:
+            images_NHWC, facts = _open_shard(folder, entry)
+            if shards and images_NHWC.shape[1:] != shards[0].shape[1:]:
+                got, first = _by(images_NHWC.shape[1:]), _by(shards[0].shape[1:])
+                raise DataError(
+                    f"{folder / entry['name']} holds images of {got}, but {folders[0]} of {first}. "
+                    "Set generate.image_px back, or remove that shard's line from the manifest and its files."
+                )
+            shards.append(images_NHWC)
+            facts["labels"] = to_label[facts["labels"]]
+            for name, column in columns.items():
+                column.append(facts[name])
+    return Images(
+        classes,
+        tuple(shards),
+        *(np.concatenate(columns[name]) for name in ("labels", "content", "splits", "names")),
+    )
+
+
+def _open_shard(folder: Path, entry: dict[str, Any]) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+    images_file, facts_file = folder / f"{entry['name']}.images.npy", folder / f"{entry['name']}.facts.npz"
+    for file, expected in ((images_file, entry["images_sha256"]), (facts_file, entry["facts_sha256"])):
+        if not file.is_file():
+            raise DataError(f"{file} is missing, but {folder / 'manifest.json'} lists it. {_remedy(folder)}")
+        received = _file_sha256(file)
+        if received != expected:
+            raise DataError(
+                f"{file} is damaged: its sha256 is {received[:12]}, the manifest says {expected[:12]}. {_remedy(folder)}"
+            )
+    with np.load(facts_file) as archive:
+        facts = {name: archive[name] for name in archive.files}
+    return np.load(images_file, mmap_mode="r"), facts
+
+
+def _label_map(folder: Path, own: tuple[str, ...], classes: tuple[str, ...]) -> NDArray[np.int64]:
+    unknown = sorted(set(own) - set(classes))
+    if unknown:
+        raise DataError(
+            f"{folder} holds the class {unknown[0]}, which is not one of {', '.join(classes)}. "
+            "Add images of it to the source, or take its shard out of that manifest."
+        )
+    return np.array([classes.index(name) for name in own], np.int64)
+
+
+def _remedy(folder: Path) -> str:
+    if folder.name == "landed":
+        return "Fetch it: dvc checkout, or dvc pull where a remote is set."
+    return f"Make it again: dvc repro --force {'prepare' if folder.name == 'prepared' else 'generate'}"
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _file_sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _rechunk(batches: Iterable[Batch]) -> Iterator[Batch]:
+    waiting: list[Batch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch.images_NHWC)
+        while count >= SHARD_IMAGE_COUNT:
+            joined = _join(waiting)
+            yield _cut(joined, 0, SHARD_IMAGE_COUNT)
+            waiting = [_cut(joined, SHARD_IMAGE_COUNT, count)]
+            count -= SHARD_IMAGE_COUNT
+    if count:
+        yield _join(waiting)
+
+
+def _join(batches: list[Batch]) -> Batch:
+    return Batch(
+        np.concatenate([batch.images_NHWC for batch in batches]),
+        np.concatenate([batch.labels_N for batch in batches]),
+        np.concatenate([batch.splits_N for batch in batches]),
+        np.concatenate([batch.original_px_N2 for batch in batches]),
+        np.concatenate([batch.names_N for batch in batches]),
+    )
+
+
+def _cut(batch: Batch, start: int, stop: int) -> Batch:
+    part = slice(start, stop)
+    return Batch(
+        batch.images_NHWC[part],
+        batch.labels_N[part],
+        batch.splits_N[part],
+        batch.original_px_N2[part],
+        batch.names_N[part],
+    )

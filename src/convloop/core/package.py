@@ -1,0 +1,70 @@
+"""The graph that is served: uint8 pixels in, probabilities out, normalisation inside."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from convloop.core.card import ModelCard, read_card
+from convloop.errors import DataError
+
+GRAPH_FILE = Path("data") / "model.pt2"  # where MLflow's own PyTorch flavour keeps it
+
+
+class Servable(nn.Module):
+    """A net between pixels and probabilities: images_NHWC uint8 -> float32 probabilities_NK."""
+
+    def __init__(self, net: nn.Module, mean_C: tuple[float, ...], std_C: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean_C", torch.tensor(mean_C))
+        self.register_buffer("std_C", torch.tensor(std_C))
+
+    def forward(self, images_NHWC: Tensor) -> Tensor:
+        images_NCHW = normalise(images_NHWC, cast(Tensor, self.mean_C), cast(Tensor, self.std_C))
+        return torch.softmax(self.net(images_NCHW), 1)
+
+
+def normalise(images_NHWC: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
+    """Turn uint8 pixels into standardised float32 in NCHW; the memory stays channels-last, so nothing is copied."""
+    return ((images_NHWC.float() - mean_C) / std_C).permute(0, 3, 1, 2)
+
+
+def with_digest(card: ModelCard, net: nn.Module) -> ModelCard:
+    """Fill in the digest that names these weights under this card, on every machine the same."""
+    facts = asdict(card) | {"digest": ""}
+    hasher = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(net.state_dict().items()):
+        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return ModelCard(**{**asdict(card), "digest": hasher.hexdigest()})
+
+
+class Package:
+    """A packaged model, ready to answer on this machine's processor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.card = read_card(folder)
+        file = folder / GRAPH_FILE
+        try:
+            self._graph = torch.export.load(file).module()
+        except Exception as error:  # torch raises a dozen kinds for a damaged archive
+            raise DataError(f"{file} cannot be loaded: {error}. Make it again: dvc repro --force train") from error
+
+    def probabilities(self, images_NHWC: NDArray[np.uint8], *, batch_size: int) -> NDArray[np.float32]:
+        """Answer for any number of uint8 images; float32 probabilities_NK."""
+        with torch.inference_mode():
+            parts = [self._graph(torch.from_numpy(part)).numpy() for part in _parts(images_NHWC, batch_size)]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.card.classes)), np.float32)
+
+
+def _parts(images_NHWC: NDArray[np.uint8], batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(images_NHWC), batch_size):
+        yield np.ascontiguousarray(images_NHWC[start : start + batch_size])

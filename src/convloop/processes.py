@@ -1,0 +1,31 @@
+"""Children that never outlive their parent, and the command started from within itself."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+def follow_parent() -> None:
+    """End with DVC, or with the lead where this is another rank (Linux): killing `dvc` alone ends no stage."""
+    if not sys.platform.startswith("linux"):
+        return
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    elif "DVC_STAGE" in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def environment() -> dict[str, str]:
+    """Give the environment in which `python`, `dvc` and `mlflow` are this interpreter's own, also under cron."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+def run_convloop(*words: str) -> int:
+    """Run one of our own words as a child and give its exit code."""
+    return subprocess.run([sys.executable, "-m", "convloop", *words], env=environment(), check=False).returncode

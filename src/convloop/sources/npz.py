@@ -1,0 +1,78 @@
+"""One .npz file of arrays: `images` and `labels`, and if wanted `classes` and `splits`."""
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convloop.core.images import NO_SPLIT, SPLITS, Batch
+from convloop.errors import DataError
+from convloop.sources import Source
+
+if TYPE_CHECKING:
+    from convloop.config import GenerateParams
+
+
+def read_npz(settings: "GenerateParams") -> Source:
+    """Read uint8 `images` (N,H,W or N,H,W,C with 1 or 3 channels) and whole-number `labels` (N) from 0.
+
+    `classes` (K texts) names the labels; `splits` (N texts: train, val, test) keeps a split that is given.
+
+    Raises:
+        DataError: the file is missing or damaged, or an array is absent, misshapen or of another type.
+    """
+    file = Path(str(settings.path)).expanduser()
+    if not file.is_file():
+        raise DataError(f"params.yaml: generate.path is {file}, which is not a file. Set it to an .npz file.")
+    try:
+        with np.load(file) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, NotImplementedError) as error:
+        raise DataError(f"{file} cannot be read as .npz without pickles: {error}. Write it again with numpy.savez.") from error
+    for name in ("images", "labels"):
+        if name not in arrays:
+            raise DataError(f"{file} has no array `{name}`; it holds {', '.join(arrays) or 'nothing'}. Name them images and labels.")
+    images_NHWC, labels_N = _images(file, arrays["images"]), _labels(file, arrays["labels"], len(arrays["images"]))
+    class_count = int(labels_N.max()) + 1
+    classes = tuple(str(name) for name in arrays.get("classes", range(class_count)))
+    if len(classes) < class_count or len(set(classes)) < len(classes):
+        raise DataError(f"{file}: classes names {len(set(classes))} classes, but labels go up to {class_count - 1}. Name each once.")
+    count, height_px, width_px, _ = images_NHWC.shape
+    batch = Batch(
+        images_NHWC,
+        labels_N,
+        _splits(file, arrays.get("splits"), count),
+        np.tile(np.array([height_px, width_px], np.int32), (count, 1)),
+        np.array([f"{file.stem}/{index:07d}" for index in range(count)]),
+    )
+    return Source(classes, [batch])
+
+
+def _images(file: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or images.shape[1] != images.shape[2]:
+        raise DataError(
+            f"{file}: images is {images.dtype} of shape {images.shape}; it must be uint8 of shape (N, side, side, 1 or 3)."
+        )
+    return images
+
+
+def _labels(file: Path, labels: NDArray[np.int64], image_count: int) -> NDArray[np.int64]:
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (image_count,) or not image_count or labels.min() < 0:
+        raise DataError(
+            f"{file}: labels is {labels.dtype} of shape {labels.shape}; it must hold whole numbers from 0, one for each of "
+            f"{image_count} images."
+        )
+    return labels.astype(np.int64)
+
+
+def _splits(file: Path, names: NDArray[np.str_] | None, image_count: int) -> NDArray[np.int8]:
+    if names is None:
+        return np.full(image_count, NO_SPLIT, np.int8)
+    unknown = sorted({str(name) for name in names} - set(SPLITS))
+    if unknown or names.shape != (image_count,):
+        raise DataError(f"{file}: splits holds {unknown or names.shape}; it must hold train, val or test for each image.")
+    return np.array([SPLITS.index(str(name)) for name in names], np.int8)

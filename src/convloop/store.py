@@ -1,0 +1,116 @@
+"""Reach the MLflow store: where it is, made safely on first use, with short patience."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from convloop.errors import OutputError, TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FOLDER = "mlruns"
+# A stage waits for one answer, never for a row of retries; no telemetry, no progress bars, no pickles when loading.
+_QUIET = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+def folder(project: Path) -> Path:
+    """Give the folder of the local store, the same one for an experiment that DVC runs in a temporary copy."""
+    return Path(os.environ.get("DVC_ROOT", project)).resolve() / FOLDER
+
+
+def tracking_uri(project: Path) -> str:
+    """Give the absolute URI of the store: MLFLOW_TRACKING_URI, or SQLite inside the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder(project) / 'mlflow.db'}"
+
+
+def shown_uri(project: Path) -> str:
+    """Give the URI without a password, fit for messages."""
+    uri = tracking_uri(project)
+    parts = urlsplit(uri)
+    return uri.replace(f"{parts.netloc.rpartition('@')[0]}@", "") if "@" in parts.netloc else uri
+
+
+def connect(project: Path, timeout_s: int) -> "MlflowClient":
+    """Open the store, creating the local one first if need be.
+
+    Raises:
+        TrackingError: a server gives no answer within `timeout_s`, or the store is of another MLflow version.
+        OutputError: the local store cannot be written.
+    """
+    for name, value in {**_QUIET, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s)}.items():
+        os.environ.setdefault(name, value)
+    uri = tracking_uri(project)
+    if uri.startswith("sqlite:///"):
+        _create_sqlite(Path(uri.removeprefix("sqlite:///")))
+    elif not urlsplit(uri).scheme:
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI is {uri}, which is not a URI. Use sqlite:////absolute/path.db or http://host:port, or unset it."
+        )
+    with answering(project, timeout_s):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def answering(project: Path, timeout_s: int) -> Iterator[None]:
+    """Turn what MLflow raises when its server is away into a TrackingError that says where and what now."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        uri = shown_uri(project)
+        if uri.startswith("http"):
+            unreachable = "API request to" in str(error) or isinstance(error, OSError)
+            said = f"No answer from MLflow at {uri} in {timeout_s} s" if unreachable else f"MLflow at {uri} refused: {_line(error)}"
+            raise TrackingError(f"{said}. Start the server or unset MLFLOW_TRACKING_URI, then run the same command again.") from error
+        raise TrackingError(f"The MLflow store {uri} failed: {_line(error)}. See what is wrong: convloop doctor") from error
+
+
+@contextmanager
+def locked(lock_file: Path) -> Iterator[None]:
+    """Let one process of this machine at a time through, the others waiting."""
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        opened = lock_file.open("a")
+    except OSError as error:
+        raise OutputError(f"{lock_file} cannot be written: {error.strerror}. Make that folder writable.") from error
+    with opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def _create_sqlite(database: Path) -> None:
+    """Make a fresh store in one hand: MLflow itself breaks a fresh SQLite file for good when two processes open it."""
+    if database.exists():
+        return
+    with locked(database.with_name(f"{database.name}.lock")):
+        if database.exists():
+            return
+        building = database.with_name(f"{database.name}.new")
+        building.unlink(missing_ok=True)
+        from mlflow import MlflowClient
+
+        MlflowClient(tracking_uri=f"sqlite:///{building}").search_experiments(max_results=1)
+        with closing(sqlite3.connect(building)) as connection:
+            connection.execute("pragma journal_mode=wal")
+            connection.execute("pragma wal_checkpoint(truncate)")
+        building.rename(database)
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300]

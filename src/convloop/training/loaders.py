@@ -1,0 +1,89 @@
+"""Ready batches, cut from images in memory: no worker processes, no collating."""
+
+from collections.abc import Callable, Iterator
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+
+class ShuffledBatches:
+    """Yield this rank's share of each shuffled batch; an epoch's order depends on seed and epoch alone.
+
+    The last batch may be short. Under several ranks it is cut to a size that they share evenly, so up to
+    world_size - 1 images, other ones in each epoch, sit out.
+    """
+
+    def __init__(
+        self,
+        images_NHWC: Tensor,
+        labels_N: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: Callable[[], int],
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._images_NHWC, self._labels_N = images_NHWC, labels_N
+        self._batch_size, self._seed, self._epoch = batch_size, seed, epoch
+        self._rank, self._world_size = rank, world_size
+        self._count = len(labels_N) // world_size * world_size
+
+    def __len__(self) -> int:
+        return -(-self._count // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch())
+        order_N = torch.randperm(len(self._labels_N), generator=generator)[: self._count]
+        for batch_B in order_N.split(self._batch_size):
+            own_B = batch_B[self._rank :: self._world_size]
+            yield self._images_NHWC.index_select(0, own_B), self._labels_N.index_select(0, own_B)
+
+
+class OrderedBatches:
+    """Yield this rank's images in order, each exactly once over all ranks, none padded."""
+
+    def __init__(self, images_NHWC: Tensor, labels_N: Tensor, *, batch_size: int, rank: int, world_size: int) -> None:
+        self._images_NHWC = images_NHWC[rank::world_size]
+        self._labels_N = labels_N[rank::world_size]
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._labels_N) // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self._images_NHWC.split(self._batch_size), self._labels_N.split(self._batch_size), strict=True)
+
+
+class Batches(pl.LightningDataModule):
+    """Hand Lightning the two loaders, once it knows this process's rank."""
+
+    def __init__(
+        self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], *, batch_size: int, seed: int
+    ) -> None:
+        super().__init__()
+        self._train, self._val = train, val
+        self._batch_size, self._seed = batch_size, seed
+
+    def train_dataloader(self) -> ShuffledBatches:
+        trainer = self.trainer
+        assert trainer is not None
+        return ShuffledBatches(
+            *self._train,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            epoch=lambda: trainer.current_epoch,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def val_dataloader(self) -> OrderedBatches:
+        trainer = self.trainer
+        assert trainer is not None
+        return OrderedBatches(
+            *self._val,
+            batch_size=max(self._batch_size, 512),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )

@@ -1,0 +1,119 @@
+"""All that knows devices, precision and strategies."""
+
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from convloop.errors import DeviceError, ParamsError
+from convloop.training.checkpoints import checkpoint_callbacks
+from convloop.training.classifier import Classifier
+from convloop.training.history import History
+from convloop.training.loaders import Batches
+from convloop.training.signals import StopSignals
+
+if TYPE_CHECKING:
+    from convloop.tracking import Run
+
+# How several devices share the work, as Lightning names it. A new one is a line here and in config.STRATEGY_NAMES.
+STRATEGIES = {"auto": "auto", "ddp": "ddp"}
+_PRECISIONS: dict[int | str, Any] = {32: "32-true", "bf16": "bf16-mixed"}
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was asked to stop; its state is kept. `exit_code` tells Ctrl-C from SIGTERM."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training leaves: the weights to package and the epoch that made them."""
+
+    weights: dict[str, Tensor]
+    epoch: int
+    world_size: int
+
+
+def fit(
+    classifier: Classifier,
+    batches: Batches,
+    *,
+    image_count: int,
+    epochs: int,
+    batch_size: int,
+    keep: str,
+    accelerator: str,
+    devices: int | str,
+    strategy: str,
+    precision: int | str,
+    state: Path,
+    resume_from: Path | None,
+    run: "Run",
+) -> Fitted:
+    """Train to the end, going on from `resume_from` where it is given.
+
+    Raises:
+        Stopped: Ctrl-C or SIGTERM; the last whole epoch is kept in `state`.
+        DeviceError: this machine lacks the accelerator or devices.
+        ParamsError: the devices found cannot share a batch evenly.
+        TrainingError: the loss was not a number.
+    """
+    stop = StopSignals()
+    history = History(state / "history.csv", run, image_count, epochs)
+    bar = [RichProgressBar(leave=True)] if sys.stdout.isatty() else []
+    _quieten()
+    try:
+        trainer = pl.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=STRATEGIES[strategy],
+            precision=_PRECISIONS[precision],
+            max_epochs=epochs,
+            callbacks=[stop, history, *bar, *checkpoint_callbacks(state)],
+            logger=False,
+            enable_progress_bar=bool(bar),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=state,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise DeviceError(
+            f"params.yaml: train.accelerator is {accelerator} and train.devices is {devices}, but {error} "
+            "See what is there: convloop doctor"
+        ) from error
+    if batch_size % trainer.world_size:
+        below = batch_size // trainer.world_size * trainer.world_size
+        raise ParamsError(
+            f"params.yaml: train.batch_size is {batch_size}, which {trainer.world_size} devices cannot share evenly. "
+            f"Use {below or trainer.world_size} or {below + trainer.world_size}."
+        )
+    try:
+        trainer.fit(classifier, batches, ckpt_path=resume_from, weights_only=True)
+    except (SystemExit, KeyboardInterrupt) as ended:
+        if stop.terminated:
+            raise Stopped(143) from ended
+        if trainer.interrupted:
+            raise Stopped(130) from ended
+        raise
+    chosen = torch.load(state / f"{keep}.ckpt", map_location="cpu", weights_only=True)
+    weights = {
+        name.removeprefix("net."): tensor for name, tensor in chosen["state_dict"].items() if name.startswith("net.")
+    }
+    return Fitted(weights, chosen["epoch"] + 1, trainer.world_size)
+
+
+def _quieten() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
