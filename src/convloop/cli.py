@@ -14,6 +14,7 @@ from convloop.pipeline import STAGES
 
 if TYPE_CHECKING:
     from convloop.config import Params
+    from convloop.tracking import Tracker
 
 _EPILOG = """\
 the loop:   dvc repro                       run what is out of date, stage by stage
@@ -100,14 +101,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_set(word: argparse.ArgumentParser) -> None:
     word.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="such as train.lr=0.01, for this run"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="such as train.lr=0.01, for this run",
     )
 
 
 def _load(overrides: list[str]) -> "Params":
     from convloop import config
+    from convloop.params_file import FILE_NAME
 
-    return config.load(_project() / config.FILE_NAME, tuple(overrides))
+    return config.load(_project() / FILE_NAME, tuple(overrides))
 
 
 def _project() -> Path:
@@ -116,17 +123,24 @@ def _project() -> Path:
     for folder in (here, *here.parents):
         if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
             return folder
-    raise ParamsError(f"No params.yaml and dvc.yaml in {here} or above. Go to the project's folder: cd <clone of convloop>")
+    raise ParamsError(
+        f"No params.yaml and dvc.yaml in {here} or above. Go to the project's folder: cd <clone of convloop>"
+    )
+
+
+def _tracker(params: "Params") -> "Tracker":
+    from convloop.reporting.publish import publish_training
+    from convloop.tracking import Tracker
+
+    return Tracker(_project(), params.tracking, publish_training)
 
 
 def _run_stage(name: str, arguments: argparse.Namespace) -> int:
     from convloop.processes import follow_parent
-    from convloop.tracking import Tracker
 
     follow_parent()
     params = _load(arguments.overrides)
-    project = _project()
-    STAGES[name].run(params, project, Tracker(project, params.tracking))
+    STAGES[name].run(params, _project(), _tracker(params))
     return 0
 
 
@@ -180,8 +194,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
 def _retrain(arguments: argparse.Namespace) -> int:
     from convloop.retrain import retrain
 
-    params = _load([])
-    return retrain(_project(), params.tracking, slot=arguments.slot)
+    return retrain(_project(), _tracker(_load([])), slot=arguments.slot)
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
@@ -191,11 +204,10 @@ def _schedule(arguments: argparse.Namespace) -> int:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from convloop.reporting.publish import publish_evaluation, publish_training
-    from convloop.tracking import Tracker
+    from convloop.reporting.publish import publish_evaluation
 
-    params, project = _load([]), _project()
-    run = Tracker(project, params.tracking).model_run(publish_training)
+    project = _project()
+    run = _tracker(_load([])).model_run()
     if (project / "reports/evaluate/details.json").is_file():
         publish_evaluation(run, project)
     print(f"Run {run.id} is complete.")

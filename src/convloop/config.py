@@ -7,14 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
 
 from convloop.errors import ParamsError
-
-FILE_NAME = "params.yaml"
-_MAX_FILE_BYTES = 100_000
+from convloop.params_file import FILE_NAME, override, read_tree
 
 # The names that the tables SOURCES, NETS and STRATEGIES must hold (a house test compares them).
 SOURCE_NAMES = ("synthetic", "noise", "cifar10", "npz")
@@ -45,7 +40,7 @@ class GenerateParams(Section):
     image_px: Annotated[int, Field(ge=8, le=512, description="height and width of a drawn image")] = 32
     channel_count: Annotated[Literal[1, 3], Field(description="1 gray, 3 colour (synthetic, noise)")] = 3
     seed: Annotated[Seed, Field(description="the same seed draws the same images (synthetic, noise)")] = 7
-    difficulty_share: Annotated[Share, Field(description="0 clean shapes, 1 faint shapes in noise (synthetic)")] = 0.2
+    difficulty_share: Annotated[Share, Field(description="0 clean shapes, 1 faint shapes in noise (synthetic)")] = 0.25
     label_noise_share: Annotated[Share, Field(description="share of labels replaced by another (synthetic)")] = 0.0
     imbalance_ratio: Annotated[
         float, Field(ge=1, le=1000, description="images of the commonest class for one of the rarest (synthetic)")
@@ -72,7 +67,8 @@ class NetParams(Section):
     kernel_px: Annotated[int | None, Field(ge=1, le=31, description="side of a filter (`cnn`); 3 when absent")] = None
     stride_px: Annotated[int | None, Field(ge=1, le=8, description="step of a filter (`cnn`); 1 when absent")] = None
     padding: Annotated[
-        Literal["valid", "same"] | None, Field(description="zeros around the image or none (`cnn`); `valid` when absent")
+        Literal["valid", "same"] | None,
+        Field(description="zeros around the image or none (`cnn`); `valid` when absent"),
     ] = None
     pool: Annotated[
         Literal["max", "average", "none"] | None, Field(description="2x2 pooling (`cnn`); `max` when absent")
@@ -109,7 +105,9 @@ class EvaluateParams(Section):
 
 class RegisterParams(Section):
     model_name: Annotated[Name, Field(description="registered model in MLflow")] = "convloop"
-    min_accuracy_share: Annotated[Share, Field(description="test accuracy below this is refused, champion or not")] = 0.5
+    min_accuracy_share: Annotated[Share, Field(description="test accuracy below this is refused, champion or not")] = (
+        0.5
+    )
     min_gain_share: Annotated[Share, Field(description="test accuracy must beat the champion's by more")] = 0.0
     max_loss_share: Annotated[
         Share, Field(description="the 95 % interval of the gain must stay above the negative of this")
@@ -147,9 +145,9 @@ def load(file: Path, overrides: tuple[str, ...] = ()) -> Params:
     Raises:
         ParamsError: with the file, the key, what was received and what is allowed.
     """
-    tree = _read(file)
-    for override in overrides:
-        _override(tree, override)
+    tree = read_tree(file)
+    for assignment in overrides:
+        override(tree, assignment)
     return check(tree)
 
 
@@ -172,53 +170,56 @@ def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ParamsError(f"{file} is missing. Go to the project's folder, or restore it: git checkout {FILE_NAME}") from None
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{file.name}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
-    if len(text) > _MAX_FILE_BYTES:
-        raise ParamsError(f"{file.name} holds {len(text):,} characters; at most {_MAX_FILE_BYTES:,} are read.")
-    try:
-        # Aliases can make a small file huge when expanded, and no key here needs one.
-        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
-            raise ParamsError(f"{file.name} uses a YAML alias (*name). Write the value out instead.")
-        tree = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        problem = (error.problem or "broken YAML").split("\n")[0]
-        raise ParamsError(f"{file.name}: {place}: {problem}. Mend that line.") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ParamsError(f"{file.name}: {str(error).splitlines()[0]}. Mend the YAML.") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ParamsError(f"{file.name} holds a {type(tree).__name__}; it must hold sections such as train: with keys below.")
-    return tree
+def _check_names(params: Params) -> None:
+    for where, name, plural, known in (
+        ("generate.source", params.generate.source, "sources", SOURCE_NAMES),
+        ("train.net.name", params.train.net.name, "nets", tuple(NET_KEYS)),
+        ("train.strategy", params.train.strategy, "strategies", STRATEGY_NAMES),
+    ):
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0)
+            raise ParamsError(
+                f'{FILE_NAME}: {where} is "{name}". Known {plural}: {", ".join(known)}. Did you mean {near[0]}?'
+            )
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise ParamsError(f'--set is "{override}", but needs section.key=value, such as --set train.lr=0.01')
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
-        raise ParamsError(f'--set {dotted} is "{text}", which is not a YAML value. Quote it: --set \'{dotted}="..."\'') from None
-    for key in keys[:-1]:
-        below = tree.setdefault(key, {})
-        if not isinstance(below, dict):
-            raise ParamsError(f"{FILE_NAME}: {dotted} cannot be set, since {key} is a value and holds no keys.")
-        tree = below
-    tree[keys[-1]] = value
+def _check_together(params: Params) -> None:
+    net = params.train.net
+    for key in type(net).model_fields:
+        if key != "name" and getattr(net, key) is not None and key not in NET_KEYS[net.name]:
+            raise ParamsError(
+                f"{FILE_NAME}: train.net.{key} is set, but {net.name} has its own. Remove it, or set train.net.name to cnn."
+            )
+    if net.padding == "same" and (net.kernel_px or 3) % 2 == 0:
+        raise ParamsError(
+            f"{FILE_NAME}: train.net.padding is same, which needs an odd kernel, but train.net.kernel_px is {net.kernel_px}. "
+            f"Use {(net.kernel_px or 3) - 1} or {(net.kernel_px or 3) + 1}."
+        )
+    if params.prepare.val_share + params.prepare.test_share >= 1:
+        total = params.prepare.val_share + params.prepare.test_share
+        raise ParamsError(
+            f"{FILE_NAME}: prepare.val_share and prepare.test_share are {total:g} together, which leaves nothing to train on. "
+            "Keep the two below 1."
+        )
+    if params.generate.source in READS_PATH and params.generate.path is None:
+        raise ParamsError(
+            f"{FILE_NAME}: generate.source is {params.generate.source}, but generate.path is empty. Set it to the folder or file to read."
+        )
+    devices = params.train.devices
+    if isinstance(devices, int) and params.train.batch_size % devices:
+        below = params.train.batch_size // devices * devices
+        choices = " or ".join(str(size) for size in (below, below + devices) if size)
+        raise ParamsError(
+            f"{FILE_NAME}: train.batch_size is {params.train.batch_size}, which {devices} devices cannot share evenly. Use {choices}."
+        )
 
 
 def _message(detail: ErrorDetails) -> str:
-    keys = [str(part) for part in detail["loc"] if not (isinstance(part, str) and part.startswith(("constrained", "literal")))]
+    keys = [
+        str(part)
+        for part in detail["loc"]
+        if not (isinstance(part, str) and part.startswith(("constrained", "literal")))
+    ]
     keys = [key for key in keys if key not in ("int", "str", "float")]
     where, received, context = ".".join(keys), detail["input"], detail.get("ctx", {})
     match detail["type"]:
@@ -273,47 +274,3 @@ def _known_keys(keys: list[str]) -> list[str]:
     for key in keys:
         section = next(field.annotation for name, field in section.model_fields.items() if key in (name, field.alias))
     return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _check_names(params: Params) -> None:
-    for where, name, plural, known in (
-        ("generate.source", params.generate.source, "sources", SOURCE_NAMES),
-        ("train.net.name", params.train.net.name, "nets", tuple(NET_KEYS)),
-        ("train.strategy", params.train.strategy, "strategies", STRATEGY_NAMES),
-    ):
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0)
-            raise ParamsError(
-                f'{FILE_NAME}: {where} is "{name}". Known {plural}: {", ".join(known)}. Did you mean {near[0]}?'
-            )
-
-
-def _check_together(params: Params) -> None:
-    net = params.train.net
-    for key in type(net).model_fields:
-        if key != "name" and getattr(net, key) is not None and key not in NET_KEYS[net.name]:
-            raise ParamsError(
-                f"{FILE_NAME}: train.net.{key} is set, but {net.name} has its own. Remove it, or set train.net.name to cnn."
-            )
-    if net.padding == "same" and (net.kernel_px or 3) % 2 == 0:
-        raise ParamsError(
-            f"{FILE_NAME}: train.net.padding is same, which needs an odd kernel, but train.net.kernel_px is {net.kernel_px}. "
-            f"Use {(net.kernel_px or 3) - 1} or {(net.kernel_px or 3) + 1}."
-        )
-    if params.prepare.val_share + params.prepare.test_share >= 1:
-        total = params.prepare.val_share + params.prepare.test_share
-        raise ParamsError(
-            f"{FILE_NAME}: prepare.val_share and prepare.test_share are {total:g} together, which leaves nothing to train on. "
-            "Keep the two below 1."
-        )
-    if params.generate.source in READS_PATH and params.generate.path is None:
-        raise ParamsError(
-            f"{FILE_NAME}: generate.source is {params.generate.source}, but generate.path is empty. Set it to the folder or file to read."
-        )
-    devices = params.train.devices
-    if isinstance(devices, int) and params.train.batch_size % devices:
-        below = params.train.batch_size // devices * devices
-        choices = " or ".join(str(size) for size in (below, below + devices) if size)
-        raise ParamsError(
-            f"{FILE_NAME}: train.batch_size is {params.train.batch_size}, which {devices} devices cannot share evenly. Use {choices}."
-        )

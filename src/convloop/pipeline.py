@@ -40,6 +40,8 @@ _EVALUATION = tuple(
         "confusion.csv",
         "confusion.png",
         "worst.png",
+        "history.png",
+        "samples.png",
     )
 )
 
@@ -56,12 +58,15 @@ STAGES = {
                 "models/model",
                 "reports/train/record.json",
                 "reports/train/net.txt",
-                "reports/train/samples.png",
                 "reports/train/history.csv",
-                "reports/train/history.png",
             ),
         ),
-        Stage("evaluate", "score the packaged model", (*_DATA, "data/prepared", "models/model"), _EVALUATION),
+        Stage(
+            "evaluate",
+            "score the packaged model",
+            (*_DATA, "data/prepared", "models/model", "reports/train/history.csv"),
+            _EVALUATION,
+        ),
         Stage(
             "register",
             "judge it against the champion and promote it or not",

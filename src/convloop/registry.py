@@ -5,7 +5,7 @@ under one lock, since MLflow itself lets two promoters overwrite each other.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,8 +128,8 @@ class Registry:
             raise TrackingError(f"{self.name} has no champion yet. Train and register one: make repro")
         return number, self.download(number, folder)
 
-    def _answering(self) -> "contextmanager[None]":  # type: ignore[type-arg]
-        return store.answering(self._project, self._timeout_s)  # type: ignore[return-value]
+    def _answering(self) -> AbstractContextManager[None]:
+        return store.answering(self._project, self._timeout_s)
 
     def _ensure_model(self) -> None:
         from mlflow.exceptions import MlflowException

@@ -1,6 +1,7 @@
 """Reach the MLflow store: where it is, made safely on first use, with short patience."""
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def connect(project: Path, timeout_s: int) -> "MlflowClient":
         raise TrackingError(
             f"MLFLOW_TRACKING_URI is {uri}, which is not a URI. Use sqlite:////absolute/path.db or http://host:port, or unset it."
         )
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     with answering(project, timeout_s):
         from mlflow import MlflowClient
 
@@ -76,9 +79,17 @@ def answering(project: Path, timeout_s: int) -> Iterator[None]:
         uri = shown_uri(project)
         if uri.startswith("http"):
             unreachable = "API request to" in str(error) or isinstance(error, OSError)
-            said = f"No answer from MLflow at {uri} in {timeout_s} s" if unreachable else f"MLflow at {uri} refused: {_line(error)}"
-            raise TrackingError(f"{said}. Start the server or unset MLFLOW_TRACKING_URI, then run the same command again.") from error
-        raise TrackingError(f"The MLflow store {uri} failed: {_line(error)}. See what is wrong: convloop doctor") from error
+            said = (
+                f"No answer from MLflow at {uri} in {timeout_s} s"
+                if unreachable
+                else f"MLflow at {uri} refused: {_line(error)}"
+            )
+            raise TrackingError(
+                f"{said}. Start the server or unset MLFLOW_TRACKING_URI, then run the same command again."
+            ) from error
+        raise TrackingError(
+            f"The MLflow store {uri} failed: {_line(error)}. See what is wrong: convloop doctor"
+        ) from error
 
 
 @contextmanager

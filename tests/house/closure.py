@@ -17,7 +17,7 @@ PARAMS = {
 }
 METRICS = {"reports/evaluate/scores.json"}
 PLOTS = {
-    "reports/train/history.png",
+    "reports/evaluate/history.png",
     "reports/train/history.csv",
     "reports/evaluate/classes.csv",
     "reports/evaluate/confusion.csv",

@@ -58,7 +58,11 @@ def _twins(images: Images, splits_N: NDArray[np.int8]) -> list[Finding]:
         if len(torn):
             names = ", ".join(images.names_N[group_N == torn[0]][:3])
             findings.append(
-                Finding(rule, True, f"{len(torn)} pictures occur with identical pixels under different {kind}, first {names}")
+                Finding(
+                    rule,
+                    True,
+                    f"{len(torn)} pictures occur with identical pixels under different {kind}, first {names}",
+                )
             )
     return findings
 

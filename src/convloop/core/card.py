@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from convloop.errors import DataError
 
@@ -31,8 +32,11 @@ def read_card(package: Path) -> ModelCard:
     """
     file = package / CARD_FILE
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        return ModelCard(**{name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()})
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
+        }
+        return ModelCard(**plain)
     except FileNotFoundError:
         raise DataError(f"{file} is missing: there is no packaged model. Make it: dvc repro train") from None
     except (ValueError, TypeError) as error:

@@ -114,4 +114,8 @@ def _tango_score(won: int, lost: int, count: int, difference: float) -> float:
     lost_share = (sqrt(max(linear * linear - 8 * count * constant, 0.0)) - linear) / (4 * count)
     variance = count * (2 * lost_share + difference * (1 - difference))
     excess = won - lost - count * difference
-    return excess / sqrt(variance) if variance > 0 else (float("inf") if excess > 0 else 0.0 if excess == 0 else -float("inf"))
+    return (
+        excess / sqrt(variance)
+        if variance > 0
+        else (float("inf") if excess > 0 else 0.0 if excess == 0 else -float("inf"))
+    )

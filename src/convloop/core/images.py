@@ -86,13 +86,13 @@ def write_shards(folder: Path, batches: Iterable[Batch], classes: tuple[str, ...
         shards.append(write_shard(folder, f"shard-{index:05d}", batch))
     if not shards:
         raise DataError("The source holds no images. Point generate.path at some, or raise generate.image_count.")
-    write_manifest(folder, classes, shards, facts)
+    (folder / "manifest.json").write_text(manifest_text(classes, shards, facts), encoding="utf-8")
     return sum(int(shard["image_count"]) for shard in shards)
 
 
 def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
     """Write one shard's two files and return its line of the manifest."""
-    images_file, facts_file = folder / f"{name}.images.npy", folder / f"{name}.facts.npz"
+    images_file, facts_file = shard_of(folder, name)
     np.save(images_file, batch.images_NHWC)
     np.savez(
         facts_file,
@@ -110,10 +110,15 @@ def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
     }
 
 
-def write_manifest(folder: Path, classes: tuple[str, ...], shards: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Write `manifest.json`, the list of what a data folder must hold."""
+def shard_of(folder: Path, name: str) -> tuple[Path, Path]:
+    """Give the two files of a shard: pixels and facts."""
+    return folder / f"{name}.images.npy", folder / f"{name}.facts.npz"
+
+
+def manifest_text(classes: tuple[str, ...], shards: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """Write out `manifest.json`, the list of what a data folder must hold."""
     manifest = {"format": FORMAT, **facts, "classes": list(classes), "shards": shards}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -172,7 +177,7 @@ def open_images(*folders: Path) -> Images:
 
 
 def _open_shard(folder: Path, entry: dict[str, Any]) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
-    images_file, facts_file = folder / f"{entry['name']}.images.npy", folder / f"{entry['name']}.facts.npz"
+    images_file, facts_file = shard_of(folder, entry["name"])
     for file, expected in ((images_file, entry["images_sha256"]), (facts_file, entry["facts_sha256"])):
         if not file.is_file():
             raise DataError(f"{file} is missing, but {folder / 'manifest.json'} lists it. {_remedy(folder)}")

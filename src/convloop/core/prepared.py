@@ -70,7 +70,9 @@ def read_prepared(folder: Path, images: Images) -> Prepared:
     except (ValueError, KeyError, TypeError, EOFError) as error:
         raise DataError(f"{folder} is damaged ({error}). Make it again: dvc repro --force prepare") from error
     if content_sha256 != _sha256(images.content_N) or len(splits_N) != len(images):
-        raise DataError(f"{folder} was made from other images than data/raw and data/landed hold. Run dvc repro prepare")
+        raise DataError(
+            f"{folder} was made from other images than data/raw and data/landed hold. Run dvc repro prepare"
+        )
     return prepared
 
 

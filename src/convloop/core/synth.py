@@ -134,7 +134,8 @@ def _outlines(rng: np.random.Generator, class_count: int, image_px: int) -> NDAr
     sharpness = np.float32(image_px / 2)
     filled = np.clip((edge - distance) * sharpness + 0.5, 0, 1)
     hole = np.clip((edge * np.float32(0.55) - distance) * sharpness + 0.5, 0, 1)
-    return np.where(hollow, filled - hole, filled).astype(np.float32)
+    masks_KVHW: NDArray[np.float32] = np.where(hollow, filled - hole, filled).astype(np.float32)
+    return masks_KVHW
 
 
 def _shift(images_NHWC: NDArray[np.uint8], shift_share: float) -> NDArray[np.uint8]:

@@ -43,5 +43,6 @@ def write_report(
     encoded = [(heading, base64.b64encode(picture.read_bytes()).decode()) for heading, picture in pictures]
     page = Environment(autoescape=True).from_string(_PAGE)
     file.write_text(
-        page.render(title=title, subtitle=subtitle, figures=figures, classes=classes, pictures=encoded), encoding="utf-8"
+        page.render(title=title, subtitle=subtitle, figures=figures, classes=classes, pictures=encoded),
+        encoding="utf-8",
     )

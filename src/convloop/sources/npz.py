@@ -30,15 +30,21 @@ def read_npz(settings: "GenerateParams") -> Source:
         with np.load(file) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, NotImplementedError) as error:
-        raise DataError(f"{file} cannot be read as .npz without pickles: {error}. Write it again with numpy.savez.") from error
+        raise DataError(
+            f"{file} cannot be read as .npz without pickles: {error}. Write it again with numpy.savez."
+        ) from error
     for name in ("images", "labels"):
         if name not in arrays:
-            raise DataError(f"{file} has no array `{name}`; it holds {', '.join(arrays) or 'nothing'}. Name them images and labels.")
+            raise DataError(
+                f"{file} has no array `{name}`; it holds {', '.join(arrays) or 'nothing'}. Name them images and labels."
+            )
     images_NHWC, labels_N = _images(file, arrays["images"]), _labels(file, arrays["labels"], len(arrays["images"]))
     class_count = int(labels_N.max()) + 1
     classes = tuple(str(name) for name in arrays.get("classes", range(class_count)))
     if len(classes) < class_count or len(set(classes)) < len(classes):
-        raise DataError(f"{file}: classes names {len(set(classes))} classes, but labels go up to {class_count - 1}. Name each once.")
+        raise DataError(
+            f"{file}: classes names {len(set(classes))} classes, but labels go up to {class_count - 1}. Name each once."
+        )
     count, height_px, width_px, _ = images_NHWC.shape
     batch = Batch(
         images_NHWC,
@@ -53,7 +59,12 @@ def read_npz(settings: "GenerateParams") -> Source:
 def _images(file: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or images.shape[1] != images.shape[2]:
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[-1] not in (1, 3)
+        or images.shape[1] != images.shape[2]
+    ):
         raise DataError(
             f"{file}: images is {images.dtype} of shape {images.shape}; it must be uint8 of shape (N, side, side, 1 or 3)."
         )
@@ -61,7 +72,12 @@ def _images(file: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _labels(file: Path, labels: NDArray[np.int64], image_count: int) -> NDArray[np.int64]:
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (image_count,) or not image_count or labels.min() < 0:
+    if (
+        not np.issubdtype(labels.dtype, np.integer)
+        or labels.shape != (image_count,)
+        or not image_count
+        or labels.min() < 0
+    ):
         raise DataError(
             f"{file}: labels is {labels.dtype} of shape {labels.shape}; it must hold whole numbers from 0, one for each of "
             f"{image_count} images."
@@ -74,5 +90,7 @@ def _splits(file: Path, names: NDArray[np.str_] | None, image_count: int) -> NDA
         return np.full(image_count, NO_SPLIT, np.int8)
     unknown = sorted({str(name) for name in names} - set(SPLITS))
     if unknown or names.shape != (image_count,):
-        raise DataError(f"{file}: splits holds {unknown or names.shape}; it must hold train, val or test for each image.")
+        raise DataError(
+            f"{file}: splits holds {unknown or names.shape}; it must hold train, val or test for each image."
+        )
     return np.array([SPLITS.index(str(name)) for name in names], np.int8)

@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 
 from convloop.core.card import ModelCard
 from convloop.core.folders import fresh_folder
+from convloop.core.history import read_history
 from convloop.core.images import Images, open_images
 from convloop.core.package import Package
 from convloop.core.prepared import read_prepared
 from convloop.core.score import Scores, score
-from convloop.core.split import TEST
+from convloop.core.split import TEST, TRAIN
 from convloop.errors import DataError, TrackingError
 from convloop.reporting.html import write_report
-from convloop.reporting.plots import plot_confusion, plot_images
-from convloop.reporting.publish import publish_evaluation, publish_training
+from convloop.reporting.plots import plot_confusion, plot_history, plot_images
+from convloop.reporting.publish import publish_evaluation
 
 if TYPE_CHECKING:
     from convloop.config import Params
     from convloop.tracking import Tracker
+
+_SAMPLE_COUNT = 64
 
 
 def evaluate(params: "Params", project: Path, tracker: "Tracker") -> None:
@@ -54,12 +57,17 @@ def evaluate(params: "Params", project: Path, tracker: "Tracker") -> None:
         (report / "details.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
         np.savez(report / "predictions.npz", labels_N=labels_N, probabilities_NK=probabilities_NK)
         _write_tables(report, scores, package.card.classes, labels_N, probabilities_NK)
+        plot_history(read_history(project / "reports/train/history.csv"), report / "history.png")
+        _plot_samples(images, prepared.indices(TRAIN), report / "samples.png")
         _draw(report, scores, package.card, images_NHWC, labels_N, probabilities_NK, params.evaluate.worst_image_count)
     print(f"Test: accuracy {scores.accuracy:.4f}, loss {scores.loss:.4f} on {scores.image_count:,} images.")
     try:
-        publish_evaluation(tracker.model_run(publish_training), project)
+        publish_evaluation(tracker.model_run(), project)
     except TrackingError as error:
-        print(f"{str(error).partition('. ')[0]}. The scores are in reports/evaluate; register sends them.", file=sys.stderr)
+        print(
+            f"{str(error).partition('. ')[0]}. The scores are in reports/evaluate; register sends them.",
+            file=sys.stderr,
+        )
 
 
 def check_fits(card: ModelCard, images: Images) -> None:
@@ -117,7 +125,9 @@ def _draw(
     plot_confusion(scores.confusion_KK, card.classes, report / "confusion.png")
     worst_M = worst(probabilities_NK, labels_N, worst_image_count)
     answers_N = probabilities_NK.argmax(1)
-    titles = [f"{card.classes[answers_N[i]]} {probabilities_NK[i].max():.0%}\nis {card.classes[labels_N[i]]}" for i in worst_M]
+    titles = [
+        f"{card.classes[answers_N[i]]} {probabilities_NK[i].max():.0%}\nis {card.classes[labels_N[i]]}" for i in worst_M
+    ]
     plot_images(images_NHWC[worst_M], titles, "Most confident mistakes: answer and truth", report / "worst.png")
     rows: list[dict[str, Any]] = [
         {
@@ -140,7 +150,19 @@ def _draw(
             ("test images", f"{scores.image_count:,}"),
         ],
         classes=rows,
-        pictures=[("Confusion", report / "confusion.png"), ("Most confident mistakes", report / "worst.png")],
+        pictures=[
+            ("Confusion", report / "confusion.png"),
+            ("Most confident mistakes", report / "worst.png"),
+            ("Training", report / "history.png"),
+            ("Training images", report / "samples.png"),
+        ],
+    )
+
+
+def _plot_samples(images: Images, train_indices: NDArray[np.int64], file: Path) -> None:
+    shown = train_indices[:: max(1, len(train_indices) // _SAMPLE_COUNT)][:_SAMPLE_COUNT]
+    plot_images(
+        images.take(shown), [images.classes[label] for label in images.labels_N[shown]], "Training images", file
     )
 
 

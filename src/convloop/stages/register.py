@@ -19,7 +19,7 @@ from convloop.core.prepared import Prepared, read_prepared
 from convloop.core.split import TEST
 from convloop.errors import DataError
 from convloop.registry import Registry
-from convloop.reporting.publish import publish_evaluation, publish_training
+from convloop.reporting.publish import publish_evaluation
 
 if TYPE_CHECKING:
     from convloop.config import Params
@@ -51,7 +51,7 @@ def register(params: "Params", project: Path, tracker: "Tracker") -> None:
     images = open_images(project / "data/raw", project / "data/landed")
     prepared = read_prepared(project / "data/prepared", images)
     candidate_right_N = _candidate_right(project, card.digest, prepared.card["test_sha256"])
-    run = tracker.model_run(publish_training)
+    run = tracker.model_run()
     publish_evaluation(run, project)
     registry = Registry(project, settings.model_name, params.tracking.timeout_s)
     with registry.locked():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from convloop import lineage
 from convloop.core.card import ModelCard
 from convloop.core.folders import fresh_folder
+from convloop.core.history import Row, read_history
 from convloop.core.images import Images, open_images
 from convloop.core.nets import NETS
 from convloop.core.package import with_digest
@@ -22,11 +23,8 @@ from convloop.core.split import TRAIN, VAL
 from convloop.core.summary import as_text, summarise
 from convloop.errors import ParamsError
 from convloop.packaging import write_package
-from convloop.reporting.plots import plot_history, plot_images
-from convloop.reporting.publish import finish_training
 from convloop.training.checkpoints import close_state, open_state, state_folder, unfinished
 from convloop.training.classifier import Classifier
-from convloop.training.history import read_history
 from convloop.training.loaders import Batches
 from convloop.training.trainer import Fitted, fit
 
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from convloop.tracking import Tracker
 
 _INPUTS = ("data/raw", "data/landed/manifest.json", "data/prepared")
-_SAMPLE_COUNT = 64
 
 
 def train(params: "Params", project: Path, tracker: "Tracker") -> None:
@@ -51,7 +48,10 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     net_text = as_text(summarise(net, images.shape_HWC[0], images.shape_HWC[2]))
     record = lineage.describe(project, params.flat("generate", "prepare", "train"), _INPUTS)
     state = state_folder(
-        project, train=settings.model_dump(), inputs=record["inputs"], code=lineage.code_digest(Path(__file__).parents[1])
+        project,
+        train=settings.model_dump(),
+        inputs=record["inputs"],
+        code=lineage.code_digest(Path(__file__).parents[1]),
     )
     resume_from = open_state(state) if is_lead() else unfinished(state)
     if is_lead():
@@ -101,19 +101,16 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
             net,
         )
         rows = read_history(state / "history.csv")
-        record |= _summary(rows, fitted) | {"digest": card.digest}
+        record |= _outcome(rows, fitted) | {"digest": card.digest}
         record["tags"]["world_size"] = str(fitted.world_size)
         with fresh_folder(project / "reports/train") as report:
             shutil.copyfile(state / "history.csv", report / "history.csv")
-            plot_history(rows, report / "history.png")
-            _plot_samples(images, train_indices, report / "samples.png")
             (report / "net.txt").write_text(net_text + "\n", encoding="utf-8")
             (report / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
         with fresh_folder(project / "models/model") as package:
             package.rmdir()  # MLflow insists on making it
             write_package(package, net, card)
             (package / "run.json").write_text(json.dumps({"run_id": run.id, "name": _run_name(settings)}))
-        finish_training(run, project, record)
     close_state(state)
 
 
@@ -126,7 +123,9 @@ def build_net(settings: "TrainParams", images: Images) -> nn.Sequential:
     chosen = settings.net.model_dump(exclude_none=True, exclude={"name"})
     side_px, width_px, channel_count = images.shape_HWC
     if side_px != width_px:
-        raise ParamsError(f"data/raw holds images of {side_px}x{width_px} pixels; nets take squares. Fit them in generate.")
+        raise ParamsError(
+            f"data/raw holds images of {side_px}x{width_px} pixels; nets take squares. Fit them in generate."
+        )
     try:
         return NETS[settings.net.name](side_px, channel_count, len(images.classes), **chosen)
     except ValueError as error:
@@ -141,19 +140,9 @@ def _tensors(images: Images, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor
     return torch.from_numpy(images.take(indices)), torch.from_numpy(images.labels_N[indices])
 
 
-def _summary(rows: list[dict[str, float]], fitted: Fitted) -> dict[str, Any]:
+def _outcome(rows: list[Row], fitted: Fitted) -> dict[str, Any]:
     kept = rows[fitted.epoch - 1]
     return {
-        "summary": {
-            "best/epoch": float(fitted.epoch),
-            "best/val_loss": kept["val/loss"],
-            "best/val_accuracy": kept["val/accuracy"],
-        },
-        "time_ms": rows[-1]["time_ms"],
+        "best": {"epoch": float(fitted.epoch), "val_loss": kept["val/loss"], "val_accuracy": kept["val/accuracy"]},
+        "time_ms": int(rows[-1]["time_ms"]),
     }
-
-
-def _plot_samples(images: Images, train_indices: NDArray[np.int64], file: Path) -> None:
-    shown = train_indices[:: max(1, len(train_indices) // _SAMPLE_COUNT)][:_SAMPLE_COUNT]
-    titles = [images.classes[label] for label in images.labels_N[shown]]
-    plot_images(images.take(shown), titles, "Training images", file)

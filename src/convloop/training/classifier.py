@@ -90,7 +90,11 @@ class Classifier(pl.LightningModule):
 
     def _check_finite(self) -> None:
         if not torch.isfinite(self._train_sums.sums_3[0]):
-            kept = f"the state after epoch {self.current_epoch} is kept" if self.current_epoch else "nothing was learned yet"
+            kept = (
+                f"the state after epoch {self.current_epoch} is kept"
+                if self.current_epoch
+                else "nothing was learned yet"
+            )
             raise TrainingError(
                 f"The loss was nan or infinite by step {self.global_step} (epoch {self.current_epoch + 1}, lr {self.lr:g}). "
                 f"Lower train.lr; {kept}."

@@ -1,6 +1,5 @@
 """What happened in each epoch: first into a file, then to the run and the terminal."""
 
-import csv
 import sys
 import time
 from pathlib import Path
@@ -8,28 +7,12 @@ from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 
-from convloop.core.folders import write_text
+from convloop.core.history import Row, metrics_of, read_history, write_history
 from convloop.core.ranks import is_lead
 from convloop.training.classifier import Classifier
 
 if TYPE_CHECKING:
-    from convloop.tracking import Run
-
-COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_s", "time_ms")
-Row = dict[str, float]
-
-
-def read_history(file: Path) -> list[Row]:
-    """Read the rows of a history file; an absent one has none."""
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as opened:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(opened)]
-
-
-def metrics_of(row: Row) -> dict[str, float]:
-    """Pick what MLflow shows of a row."""
-    return {name: value for name, value in row.items() if name not in ("epoch", "time_ms")}
+    from convloop.runs import Run
 
 
 class History(pl.Callback):
@@ -60,11 +43,10 @@ class History(pl.Callback):
             "time_ms": time_ms,
         }
         self.rows.append(row)
-        lines = [",".join(COLUMNS), *(",".join(f"{row[name]:.10g}" for name in COLUMNS) for row in self.rows)]
-        write_text(self._file, "\n".join([*lines, ""]))
+        write_history(self._file, self.rows)
         self._run.log_metrics(metrics_of(row), step=epoch, time_ms=time_ms)
         if not sys.stdout.isatty():
-            print(  # noqa: T201
+            print(
                 f"epoch {epoch}/{self._epochs}  train loss {row['train/loss']:.4f} accuracy {row['train/accuracy']:.3f}  "
                 f"val loss {row['val/loss']:.4f} accuracy {row['val/accuracy']:.3f}  {epoch_s:.1f} s",
                 flush=True,

@@ -36,7 +36,7 @@ class ShuffledBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch())
         order_N = torch.randperm(len(self._labels_N), generator=generator)[: self._count]
-        for batch_B in order_N.split(self._batch_size):
+        for batch_B in torch.split(order_N, self._batch_size):
             own_B = batch_B[self._rank :: self._world_size]
             yield self._images_NHWC.index_select(0, own_B), self._labels_N.index_select(0, own_B)
 
@@ -53,15 +53,15 @@ class OrderedBatches:
         return -(-len(self._labels_N) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self._images_NHWC.split(self._batch_size), self._labels_N.split(self._batch_size), strict=True)
+        yield from zip(
+            torch.split(self._images_NHWC, self._batch_size), torch.split(self._labels_N, self._batch_size), strict=True
+        )
 
 
 class Batches(pl.LightningDataModule):
     """Hand Lightning the two loaders, once it knows this process's rank."""
 
-    def __init__(
-        self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], *, batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], *, batch_size: int, seed: int) -> None:
         super().__init__()
         self._train, self._val = train, val
         self._batch_size, self._seed = batch_size, seed

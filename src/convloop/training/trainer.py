@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from convloop.errors import DeviceError, ParamsError
@@ -21,7 +21,7 @@ from convloop.training.loaders import Batches
 from convloop.training.signals import StopSignals
 
 if TYPE_CHECKING:
-    from convloop.tracking import Run
+    from convloop.runs import Run
 
 # How several devices share the work, as Lightning names it. A new one is a line here and in config.STRATEGY_NAMES.
 STRATEGIES = {"auto": "auto", "ddp": "ddp"}

@@ -1,0 +1,74 @@
+"""Read params.yaml as DVC reads it, and refuse what is not a plain tree of keys and values."""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from convloop.errors import ParamsError
+
+FILE_NAME = "params.yaml"
+_MAX_FILE_BYTES = 100_000
+
+
+def read_tree(file: Path) -> dict[str, Any]:
+    """Read a file into plain values.
+
+    Raises:
+        ParamsError: it is missing, too large, not UTF-8, not YAML, repeats a key or uses an alias.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(
+            f"{file} is missing. Go to the project's folder, or restore it: git checkout {FILE_NAME}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{file.name}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
+    if len(text) > _MAX_FILE_BYTES:
+        raise ParamsError(f"{file.name} holds {len(text):,} characters; at most {_MAX_FILE_BYTES:,} are read.")
+    try:
+        # Aliases can make a small file huge when expanded, and no key here needs one.
+        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
+            raise ParamsError(f"{file.name} uses a YAML alias (*name). Write the value out instead.")
+        tree = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        problem = (error.problem or "broken YAML").split("\n")[0]
+        raise ParamsError(f"{file.name}: {place}: {problem}. Mend that line.") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{file.name}: {str(error).splitlines()[0]}. Mend the YAML.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ParamsError(
+            f"{file.name} holds a {type(tree).__name__}; it must hold sections such as train: with keys below."
+        )
+    return tree
+
+
+def override(tree: dict[str, Any], assignment: str) -> None:
+    """Set one key from `section.key=value`, whose value is read as YAML.
+
+    Raises:
+        ParamsError: it is not of that form.
+    """
+    dotted, equals, text = assignment.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ParamsError(f'--set is "{assignment}", but needs section.key=value, such as --set train.lr=0.01')
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise ParamsError(
+            f'--set {dotted} is "{text}", which is not a YAML value. Quote it: --set \'{dotted}="..."\''
+        ) from None
+    for key in keys[:-1]:
+        below = tree.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise ParamsError(f"{FILE_NAME}: {dotted} cannot be set, since {key} is a value and holds no keys.")
+        tree = below
+    tree[keys[-1]] = value
