@@ -1,0 +1,206 @@
+"""Training in one process: what it reaches, keeps and repeats."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convloop.core.history import read_history
+from convloop.core.nets import cnn2
+from convloop.core.synth import synthetic_batches
+from convloop.errors import DeviceError, ParamsError, TrainingError
+from convloop.training.checkpoints import close_state, open_state, state_folder
+from convloop.training.classifier import Classifier
+from convloop.training.loaders import Batches
+from convloop.training.trainer import Fitted, fit
+from tests.conftest import Recorder
+
+_MEAN_C, _STD_C = (128.0,) * 3, (60.0,) * 3
+
+
+def _batches(seed: int = 3) -> Batches:
+    (batch,) = synthetic_batches(
+        seed=1,
+        image_count=240,
+        class_count=3,
+        image_px=16,
+        channel_count=3,
+        difficulty_share=0,
+        label_noise_share=0,
+        imbalance_ratio=1,
+        shift_share=0,
+    )
+    images_NHWC, labels_N = torch.from_numpy(batch.images_NHWC), torch.from_numpy(batch.labels_N)
+    return Batches((images_NHWC[:200], labels_N[:200]), (images_NHWC[200:], labels_N[200:]), batch_size=32, seed=seed)
+
+
+def _classifier(lr: float = 0.002) -> Classifier:
+    torch.manual_seed(5)
+    return Classifier(cnn2(16, 3, 3), _MEAN_C, _STD_C, lr)
+
+
+def _fit(
+    state: Path, recorder: Recorder, *, epochs: int = 2, lr: float = 0.002, keep: str = "last", **settings: object
+) -> Fitted:
+    resume_from = open_state(state)
+    choices: dict[str, object] = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": 32} | settings
+    return fit(
+        _classifier(lr),
+        _batches(),
+        image_count=200,
+        epochs=epochs,
+        batch_size=32,
+        keep=keep,
+        state=state,
+        resume_from=resume_from,
+        run=recorder,
+        **choices,  # type: ignore[arg-type]
+    )
+
+
+def _equal(one: Fitted, other: Fitted) -> bool:
+    return all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+
+
+def test_loss_of_a_fixed_seed_is_the_known_one(tmp_path: Path, recorder: Recorder) -> None:
+    _fit(tmp_path / "state", recorder, epochs=1)
+
+    # A change that moves this number changes what everybody's params.yaml trains.
+    assert recorder.metrics["train/loss", 1] == pytest.approx(1.12584, abs=2e-4)
+
+
+def test_two_trainings_of_one_seed_end_in_the_same_weights(tmp_path: Path, recorder: Recorder) -> None:
+    assert _equal(_fit(tmp_path / "one", recorder), _fit(tmp_path / "two", recorder))
+
+
+def test_training_lowers_the_loss(tmp_path: Path, recorder: Recorder) -> None:
+    _fit(tmp_path / "state", recorder, epochs=4)
+
+    assert recorder.metrics["train/loss", 4] < 0.8 * recorder.metrics["train/loss", 1]
+
+
+def test_a_training_cut_off_after_an_epoch_ends_in_the_weights_of_an_uncut_one(
+    tmp_path: Path, recorder: Recorder
+) -> None:
+    uncut = _fit(tmp_path / "uncut", recorder, epochs=3)
+    _fit(tmp_path / "cut", recorder, epochs=1)
+
+    resumed = _fit(tmp_path / "cut", recorder, epochs=3)
+
+    assert _equal(resumed, uncut)
+
+
+def test_history_of_a_resumed_training_has_each_epoch_once(tmp_path: Path, recorder: Recorder) -> None:
+    _fit(tmp_path / "state", recorder, epochs=1)
+    _fit(tmp_path / "state", recorder, epochs=3)
+
+    assert [row["epoch"] for row in read_history(tmp_path / "state/history.csv")] == [1, 2, 3]
+
+
+def test_run_gets_the_metrics_of_each_epoch_with_the_epoch_as_step(tmp_path: Path, recorder: Recorder) -> None:
+    _fit(tmp_path / "state", recorder)
+
+    assert set(recorder.metrics) == {
+        (name, epoch)
+        for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_s")
+        for epoch in (1, 2)
+    }
+
+
+def test_validation_accuracy_is_what_an_independent_count_gives(tmp_path: Path, recorder: Recorder) -> None:
+    fitted = _fit(tmp_path / "state", recorder)
+    classifier, batches = _classifier(), _batches()
+    classifier.net.load_state_dict(fitted.weights)
+    images_NHWC, labels_N = batches._val
+
+    with torch.no_grad():
+        answers_N = classifier.eval()(images_NHWC).argmax(1)
+
+    assert recorder.metrics["val/accuracy", 2] == pytest.approx(float(np.mean((answers_N == labels_N).numpy())))
+
+
+def test_best_keeps_the_epoch_of_the_lowest_validation_loss(tmp_path: Path, recorder: Recorder) -> None:
+    fitted = _fit(tmp_path / "state", recorder, epochs=6, lr=0.02, keep="best")
+    losses = [recorder.metrics["val/loss", epoch] for epoch in range(1, 7)]
+
+    assert fitted.epoch == 1 + int(np.argmin(losses))
+
+
+def test_last_keeps_the_last_epoch(tmp_path: Path, recorder: Recorder) -> None:
+    assert _fit(tmp_path / "state", recorder, epochs=3, keep="last").epoch == 3
+
+
+def test_a_loss_that_is_no_number_stops_with_what_to_do(tmp_path: Path, recorder: Recorder) -> None:
+    classifier = _classifier()
+    with torch.no_grad():
+        next(classifier.net.parameters()).fill_(float("nan"))
+
+    with pytest.raises(TrainingError) as error:
+        fit(
+            classifier,
+            _batches(),
+            image_count=200,
+            epochs=1,
+            batch_size=32,
+            keep="last",
+            accelerator="cpu",
+            devices=1,
+            strategy="auto",
+            precision=32,
+            state=tmp_path,
+            resume_from=None,
+            run=recorder,
+        )
+
+    assert str(error.value) == (
+        "The loss was nan or infinite by step 0 (epoch 1, lr 0.002). Lower train.lr; nothing was learned yet."
+    )
+
+
+def test_bf16_reaches_about_the_loss_of_32_bits(tmp_path: Path, recorder: Recorder) -> None:
+    _fit(tmp_path / "full", recorder)
+    full = recorder.metrics["train/loss", 2]
+    _fit(tmp_path / "half", recorder, precision="bf16")
+
+    assert recorder.metrics["train/loss", 2] == pytest.approx(full, rel=0.1)
+
+
+def test_an_accelerator_that_is_absent_is_named(tmp_path: Path, recorder: Recorder) -> None:
+    if torch.cuda.is_available():
+        accelerator, devices = "gpu", 1000
+    else:
+        accelerator, devices = "gpu", 1
+
+    with pytest.raises(DeviceError, match=f"train.accelerator is {accelerator} and train.devices is {devices}, but"):
+        _fit(tmp_path / "state", recorder, accelerator=accelerator, devices=devices)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(tmp_path: Path, recorder: Recorder) -> None:
+    with pytest.raises(ParamsError) as error:
+        _fit(tmp_path / "state", recorder, devices=3, strategy="ddp")
+
+    assert str(error.value) == (
+        "params.yaml: train.batch_size is 32, which 3 devices cannot share evenly. Use 30 or 33."
+    )
+
+
+def test_state_folders_differ_when_anything_that_decides_the_outcome_does(tmp_path: Path) -> None:
+    facts = [{"train": {"lr": 1}, "data": "a"}, {"train": {"lr": 2}, "data": "a"}, {"train": {"lr": 1}, "data": "b"}]
+
+    assert len({state_folder(tmp_path, **fact) for fact in facts}) == 3
+
+
+def test_a_finished_training_is_not_resumed(tmp_path: Path) -> None:
+    open_state(tmp_path / "state")
+    (tmp_path / "state/last.ckpt").touch()
+    close_state(tmp_path / "state")
+
+    assert open_state(tmp_path / "state") is None
+
+
+def test_only_the_five_newest_states_stay(tmp_path: Path) -> None:
+    for number in range(8):
+        open_state(tmp_path / f"state{number}")
+
+    assert len(list(tmp_path.iterdir())) == 5
