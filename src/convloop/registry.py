@@ -104,7 +104,7 @@ class Registry:
             by_number: dict[str, list[str]] = {}
             for alias, number in self._aliases().items():
                 by_number.setdefault(number, []).append(alias)
-            found = self._client.search_model_versions(f"name = '{self._quoted()}'")
+            found = self._client.search_model_versions(f"name = {self._quoted()}")
         versions = [
             Version(
                 str(version.version),
@@ -153,8 +153,10 @@ class Registry:
         return {alias: str(number) for alias, number in aliases.items()}
 
     def _with_digest(self, digest: str) -> "ModelVersion | None":
-        found = self._client.search_model_versions(f"name = '{self._quoted()}' and tag.`{_DIGEST}` = '{digest}'")
+        found = self._client.search_model_versions(f"name = {self._quoted()} and tag.`{_DIGEST}` = '{digest}'")
         return min(found, key=lambda version: int(version.version)) if found else None
 
     def _quoted(self) -> str:
-        return self.name.replace("'", "''")
+        """Quote the name for a filter of MLflow, which knows no escapes."""
+        quote = '"' if "'" in self.name else "'"
+        return f"{quote}{self.name}{quote}"

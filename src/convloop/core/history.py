@@ -24,5 +24,10 @@ def metrics_of(row: Row) -> dict[str, float]:
 
 def write_history(file: Path, rows: list[Row]) -> None:
     """Replace the file by these rows."""
-    lines = [",".join(COLUMNS), *(",".join(f"{row[name]:.10g}" for name in COLUMNS) for row in rows)]
+    lines = [",".join(COLUMNS), *(",".join(_exact(row[name]) for name in COLUMNS) for row in rows)]
     write_text(file, "\n".join([*lines, ""]))
+
+
+def _exact(value: float) -> str:
+    """Write a number so that reading gives the very same: MLflow takes one that differs for another measurement."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
