@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FOLDER = "mlruns"
+_BUSY_S = 30  # as long as another process may write
 # A stage waits for one answer, never for a row of retries; no telemetry, no progress bars, no pickles when loading.
 _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -51,15 +52,17 @@ def connect(project: Path, timeout_s: int) -> "MlflowClient":
     """
     for name, value in {**_QUIET, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s)}.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri(project)
     if uri.startswith("sqlite:///"):
-        _create_sqlite(Path(uri.removeprefix("sqlite:///")))
+        database = Path(uri.removeprefix("sqlite:///"))
+        _create_sqlite(database)
+        _probe_sqlite(database)
     elif not urlsplit(uri).scheme:
         raise TrackingError(
             f"MLFLOW_TRACKING_URI is {uri}, which is not a URI. Use sqlite:////absolute/path.db or http://host:port, or unset it."
         )
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     with answering(project, timeout_s):
         from mlflow import MlflowClient
 
@@ -114,6 +117,7 @@ def _create_sqlite(database: Path) -> None:
             return
         building = database.with_name(f"{database.name}.new")
         building.unlink(missing_ok=True)
+        _probe_sqlite(building)
         from mlflow import MlflowClient
 
         MlflowClient(tracking_uri=f"sqlite:///{building}").search_experiments(max_results=1)
@@ -121,6 +125,18 @@ def _create_sqlite(database: Path) -> None:
             connection.execute("pragma journal_mode=wal")
             connection.execute("pragma wal_checkpoint(truncate)")
         building.rename(database)
+
+
+def _probe_sqlite(database: Path) -> None:
+    """Make sure that the file is a database that can be written: MLflow itself would try again for 100 s."""
+    try:
+        with closing(sqlite3.connect(database, timeout=_BUSY_S)) as connection:
+            connection.execute("begin immediate")
+    except sqlite3.Error as error:
+        raise OutputError(
+            f"The MLflow store {database} cannot be opened to write: {error}. "
+            f"Make it writable (ls -ld {database} {database.parent}), or move it away to start a new one."
+        ) from error
 
 
 def _line(error: BaseException) -> str:
