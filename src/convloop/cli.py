@@ -187,7 +187,10 @@ def _models(arguments: argparse.Namespace) -> int:
 def _ingest(arguments: argparse.Namespace) -> int:
     from convloop.ingest import ingest
 
-    print(ingest(_project()).summary)
+    ingested = ingest(_project())
+    print(ingested.summary)
+    if ingested.added_count:
+        print("Keep them: git add data/landed && git commit. Train on them: dvc repro")
     return 0
 
 

@@ -156,7 +156,7 @@ def check(tree: dict[str, Any]) -> Params:
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
-        raise ParamsError("\n".join(_message(detail) for detail in error.errors(include_url=False))) from None
+        raise ParamsError("\n".join(_lines(error.errors(include_url=False)))) from None
     _check_names(params)
     _check_together(params)
     return params
@@ -214,13 +214,28 @@ def _check_together(params: Params) -> None:
         )
 
 
+def _lines(details: list[ErrorDetails]) -> list[str]:
+    """Word each mistake in one line, also where a key may hold a number or a word."""
+    lines: dict[str, str] = {}
+    for detail in details:
+        where = ".".join(_keys(detail))
+        if where in lines and detail["type"] == "literal_error":
+            lines[where] = f"{lines[where][:-1]}, or {detail['ctx']['expected']}."
+        else:
+            lines[where] = _message(detail)
+    return list(lines.values())
+
+
+def _keys(detail: ErrorDetails) -> list[str]:
+    """Give the dotted place, without the marks that pydantic sets behind a key of two types."""
+    keys = [str(part) for part in detail["loc"]]
+    if detail["type"] != "extra_forbidden" and keys[-1].startswith(("constrained-", "literal[")):
+        return keys[:-1]
+    return keys
+
+
 def _message(detail: ErrorDetails) -> str:
-    keys = [
-        str(part)
-        for part in detail["loc"]
-        if not (isinstance(part, str) and part.startswith(("constrained", "literal")))
-    ]
-    keys = [key for key in keys if key not in ("int", "str", "float")]
+    keys = _keys(detail)
     where, received, context = ".".join(keys), detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
@@ -228,7 +243,7 @@ def _message(detail: ErrorDetails) -> str:
         case "model_type" | "model_attributes_type":
             return f"{FILE_NAME}: {where} is {_shown(received)}, but must hold keys of its own. Known keys: {', '.join(_known_keys(keys))}."
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than" as kind:
-            return f"{FILE_NAME}: {where} is {_shown(received)}; it must be {_BOUNDS[kind]} {next(iter(context.values())):g}."
+            return f"{FILE_NAME}: {where} is {_shown(received)}; it must be {_BOUNDS[kind]} {next(iter(context.values())):.12g}."
         case "literal_error":
             return f"{FILE_NAME}: {where} is {_shown(received)}. Allowed: {context['expected']}."
         case "finite_number":

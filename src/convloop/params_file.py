@@ -62,7 +62,7 @@ def override(tree: dict[str, Any], assignment: str) -> None:
         raise ParamsError(f'--set is "{assignment}", but needs section.key=value, such as --set train.lr=0.01')
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, ValueError, RecursionError):
         raise ParamsError(
             f'--set {dotted} is "{text}", which is not a YAML value. Quote it: --set \'{dotted}="..."\''
         ) from None

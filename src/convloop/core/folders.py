@@ -1,5 +1,6 @@
 """Write a folder or a file whole or not at all."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convloop.errors import OutputError
+
+_FULL = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
 @contextmanager
@@ -20,17 +23,18 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     """
     building = folder.with_name(f"{folder.name}.tmp")
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        yield building
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise _unwritable(folder, error) from error
-    except OSError as error:
-        if error.errno in (28, 30, 122):  # no space, read-only, quota
-            raise _unwritable(folder, error) from error
-        raise
+        with _writing(folder):
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+        try:
+            yield building
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _unwritable(folder, error) from error
+            raise
+        with _writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -42,12 +46,18 @@ def write_text(file: Path, text: str) -> None:
         OutputError: the place cannot be written.
     """
     building = file.with_name(f"{file.name}.tmp")
-    try:
+    with _writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         building.write_text(text, encoding="utf-8")
         os.replace(building, file)  # noqa: PTH105 - one atomic step
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise _unwritable(file, error) from error
+        raise _unwritable(place, error) from error
 
 
 def _unwritable(place: Path, error: OSError) -> OutputError:

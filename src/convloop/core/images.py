@@ -21,6 +21,7 @@ SHARD_IMAGE_COUNT = 10_000
 SPLITS = ("train", "val", "test")
 NO_SPLIT = -1
 FORMAT = 1
+_ENTRY_KEYS = {"name", "image_count", "images_sha256", "facts_sha256"}
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{file} is missing. Make it: dvc repro generate (data/landed comes with git: git checkout).")
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and all(isinstance(manifest[key], list) for key in ("classes", "shards"))
+        known = (
+            manifest["format"] == FORMAT
+            and isinstance(manifest["classes"], list)
+            and all(_ENTRY_KEYS <= set(entry) for entry in manifest["shards"])
+        )
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise DataError(f"{file} is damaged: it is not a manifest. {_remedy(folder)}")
+        remedy = f"Restore it: git checkout {file}" if folder.name == "landed" else _remedy(folder)
+        raise DataError(f"{file} is damaged: it is not a manifest. {remedy}")
     return manifest
 
 

@@ -26,7 +26,7 @@ def read_cifar10(settings: "GenerateParams") -> Source:
     """Read the official files; test_batch.bin becomes the test split.
 
     Raises:
-        DataError: no such folder or files, or a file of another length or with labels above 9.
+        DataError: no such folder or files, or a file unreadable, of another length or with labels above 9.
     """
     folder = Path(str(settings.path)).expanduser()
     files = [*sorted(folder.glob("data_batch_*.bin")), folder / "test_batch.bin"]
@@ -40,12 +40,15 @@ def read_cifar10(settings: "GenerateParams") -> Source:
 
 def _batches(files: list[Path]) -> Iterator[Batch]:
     for file in files:
-        size_bytes = file.stat().st_size
-        if size_bytes == 0 or size_bytes % _RECORD_BYTES:
+        try:
+            content = np.fromfile(file, np.uint8)
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}. Fetch that file again.") from error
+        if not len(content) or len(content) % _RECORD_BYTES:
             raise DataError(
-                f"{file} holds {size_bytes:,} bytes, which is not a multiple of {_RECORD_BYTES}. Fetch that file again."
+                f"{file} holds {len(content):,} bytes, which is not a multiple of {_RECORD_BYTES}. Fetch that file again."
             )
-        records = np.fromfile(file, np.uint8).reshape(-1, _RECORD_BYTES)
+        records = content.reshape(-1, _RECORD_BYTES)
         labels_N = records[:, 0].astype(np.int64)
         if labels_N.max() >= len(CLASSES):
             raise DataError(f"{file} holds the label {labels_N.max()}; CIFAR-10 has 0 to 9. Fetch that file again.")

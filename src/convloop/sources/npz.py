@@ -40,7 +40,7 @@ def read_npz(settings: "GenerateParams") -> Source:
             )
     images_NHWC, labels_N = _images(file, arrays["images"]), _labels(file, arrays["labels"], len(arrays["images"]))
     class_count = int(labels_N.max()) + 1
-    classes = tuple(str(name) for name in arrays.get("classes", range(class_count)))
+    classes = tuple(str(name) for name in np.ravel(arrays.get("classes", np.arange(class_count))))
     if len(classes) < class_count or len(set(classes)) < len(classes):
         raise DataError(
             f"{file}: classes names {len(set(classes))} classes, but labels go up to {class_count - 1}. Name each once."
@@ -77,10 +77,11 @@ def _labels(file: Path, labels: NDArray[np.int64], image_count: int) -> NDArray[
         or labels.shape != (image_count,)
         or not image_count
         or labels.min() < 0
+        or labels.max() >= image_count
     ):
         raise DataError(
-            f"{file}: labels is {labels.dtype} of shape {labels.shape}; it must hold whole numbers from 0, one for each of "
-            f"{image_count} images."
+            f"{file}: labels is {labels.dtype} of shape {labels.shape}; it must hold whole numbers from 0 to "
+            f"{max(image_count - 1, 0)}, one for each of {image_count} images."
         )
     return labels.astype(np.int64)
 
@@ -88,7 +89,7 @@ def _labels(file: Path, labels: NDArray[np.int64], image_count: int) -> NDArray[
 def _splits(file: Path, names: NDArray[np.str_] | None, image_count: int) -> NDArray[np.int8]:
     if names is None:
         return np.full(image_count, NO_SPLIT, np.int8)
-    unknown = sorted({str(name) for name in names} - set(SPLITS))
+    unknown = sorted({str(name) for name in np.ravel(names)} - set(SPLITS))
     if unknown or names.shape != (image_count,):
         raise DataError(
             f"{file}: splits holds {unknown or names.shape}; it must hold train, val or test for each image."
