@@ -132,8 +132,8 @@ class Params(Section):
 
     def flat(self, *sections: str) -> dict[str, Any]:
         """List the values of some sections under dotted keys; what is left to the net is left out."""
-        tree = self.model_dump(by_alias=True, exclude_none=True, include=set(sections))
-        return dict(_flat(tree, ""))
+        tree = self.model_dump(by_alias=True, exclude_none=True)
+        return dict(_flat({name: tree[name] for name in sections}, ""))
 
 
 def load(file: Path, overrides: tuple[str, ...] = ()) -> Params:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,12 +108,12 @@ def _candidate_right(project: Path, digest: str, test_sha256: str) -> NDArray[np
     report = project / "reports/evaluate"
     try:
         details = json.loads((report / "details.json").read_text(encoding="utf-8"))
-        with np.load(report / "predictions.npz") as archive:
+        with (report / "predictions.npz").open("rb") as opened, np.load(opened) as archive:
             right_N: NDArray[np.bool_] = archive["probabilities_NK"].argmax(1) == archive["labels_N"]
         scored = (details["digest"], details["test_sha256"])
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is missing. Make it: dvc repro evaluate") from None
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
         raise DataError(f"{report} is damaged ({error}). Make it again: dvc repro --force evaluate") from error
     if scored != (digest, test_sha256):
         raise DataError(f"{report} is about another model or test set than models/model. Run dvc repro evaluate")
