@@ -72,6 +72,9 @@ def ingest(project: Path) -> Ingested:
         PipelineError: DVC could not track the new shard; the claim stays and the next ingest goes on with it.
     """
     with locked(project / "work/ingest.lock"):
+        if not has_incoming(project):
+            return Ingested(0, 0, 0)
+        read_manifest(project / "data/raw")  # nothing is claimed that could not be fitted in
         _claim(project)
         claims = sorted((project / CLAIMS).glob("*"))
         results = [_take_in(project, claim) for claim in claims]
