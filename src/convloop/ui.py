@@ -49,9 +49,8 @@ def serve(project: Path, settings: "TrackingParams", port: int) -> int:
     )
     try:
         _wait(server, port)
-        print(f"The runs:      {link(f'http://{_HOST}:{port}', experiment_id)}")
-        print(f"The registry:  http://{_HOST}:{port}/#/models?workflowType=machine_learning")
-        print("Stop it with Ctrl-C.", flush=True)
+        print(f"The runs: {link(f'http://{_HOST}:{port}', experiment_id)}")
+        print("The registry is on its left, under Model registry. Stop with Ctrl-C.", flush=True)
         while server.poll() is None:
             server.communicate()
         return server.returncode

@@ -23,7 +23,7 @@ def publish_training(run: "Run", project: Path) -> None:
         run.log_metrics(metrics_of(row), step=int(row["epoch"]), time_ms=int(row["time_ms"]))
     best = record["best"]
     run.log_metrics(
-        {f"best/{name}": value for name, value in best.items()}, step=int(best["epoch"]), time_ms=record["time_ms"]
+        {f"val/best_{name}": value for name, value in best.items()}, step=int(best["epoch"]), time_ms=record["time_ms"]
     )
     for name in ("params.yaml", "reports/train/history.csv", "reports/train/net.txt", "data/prepared/card.json"):
         run.log_file(project / name)
@@ -39,7 +39,9 @@ def publish_evaluation(run: "Run", project: Path) -> None:
         return
     step = int(details["epoch"])
     run.log_metrics(
-        {f"test/{name}": value for name, value in details["scores"].items()}, step=step, time_ms=int(details["time_ms"])
+        {f"test/{name}": details["scores"][name] for name in ("accuracy", "loss", "macro_f1")},
+        step=step,
+        time_ms=int(details["time_ms"]),
     )
     for name in ("history", "samples", "confusion", "worst"):
         run.log_image(report / f"{name}.png", name, step=step)

@@ -143,6 +143,6 @@ def _tensors(images: Images, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor
 def _outcome(rows: list[Row], fitted: Fitted) -> dict[str, Any]:
     kept = rows[fitted.epoch - 1]
     return {
-        "best": {"epoch": float(fitted.epoch), "val_loss": kept["val/loss"], "val_accuracy": kept["val/accuracy"]},
+        "best": {"epoch": float(fitted.epoch), "loss": kept["val/loss"], "accuracy": kept["val/accuracy"]},
         "time_ms": int(rows[-1]["time_ms"]),
     }
