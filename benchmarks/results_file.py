@@ -1,0 +1,26 @@
+"""Where a benchmark writes what it measured."""
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def write_result(name: str, figures: dict[str, Any]) -> None:
+    """Keep figures with date and machine; print where."""
+    processor = next(
+        (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.machine()
+    )
+    device = "".join(letter if letter.isalnum() else "-" for letter in processor).strip("-").lower()
+    file = Path(__file__).parent / "results" / f"{datetime.now(UTC):%Y-%m-%d}-{device}-{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    facts = {"processor": processor, "cores": os.cpu_count(), **figures}
+    file.write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"written: {file.relative_to(Path(__file__).parents[1])}")
+
+
+def _cpu_lines() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    return info.read_text().splitlines() if info.is_file() else []
