@@ -5,19 +5,20 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from convloop.errors import ParamsError
 
 FILE_NAME = "params.yaml"
 _MAX_FILE_BYTES = 100_000
+_MAX_DEPTH = 20
 
 
 def read_tree(file: Path) -> dict[str, Any]:
     """Read a file into plain values.
 
     Raises:
-        ParamsError: it is missing, too large, not UTF-8, not YAML, repeats a key or uses an alias.
+        ParamsError: it is missing, too large, not UTF-8, not YAML, repeats a key, uses an alias or nests without end.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -30,9 +31,7 @@ def read_tree(file: Path) -> dict[str, Any]:
     if len(text) > _MAX_FILE_BYTES:
         raise ParamsError(f"{file.name} holds {len(text):,} characters; at most {_MAX_FILE_BYTES:,} are read.")
     try:
-        # Aliases can make a small file huge when expanded, and no key here needs one.
-        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
-            raise ParamsError(f"{file.name} uses a YAML alias (*name). Write the value out instead.")
+        _refuse_bombs(file, text)
         tree = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -48,6 +47,17 @@ def read_tree(file: Path) -> dict[str, Any]:
             f"{file.name} holds a {type(tree).__name__}; it must hold sections such as train: with keys below."
         )
     return tree
+
+
+def _refuse_bombs(file: Path, text: str) -> None:
+    """Refuse what makes a small file huge or slow to load: aliases, and nesting that no key here needs."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, AliasEvent):
+            raise ParamsError(f"{file.name} uses a YAML alias (*name). Write the value out instead.")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ParamsError(f"{file.name} nests more than {_MAX_DEPTH} levels; its keys need three.")
 
 
 def override(tree: dict[str, Any], assignment: str) -> None:

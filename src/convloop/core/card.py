@@ -39,5 +39,5 @@ def read_card(package: Path) -> ModelCard:
         return ModelCard(**plain)
     except FileNotFoundError:
         raise DataError(f"{file} is missing: there is no packaged model. Make it: dvc repro train") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is damaged ({error}). Make it again: dvc repro --force train") from error

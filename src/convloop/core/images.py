@@ -136,7 +136,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         known = (
             manifest["format"] == FORMAT
             and isinstance(manifest["classes"], list)
-            and all(_ENTRY_KEYS <= set(entry) for entry in manifest["shards"])
+            and all(set(entry) >= _ENTRY_KEYS for entry in manifest["shards"])
         )
     except (ValueError, KeyError, TypeError):
         known = False

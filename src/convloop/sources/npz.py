@@ -1,6 +1,5 @@
 """One .npz file of arrays: `images` and `labels`, and if wanted `classes` and `splits`."""
 
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +26,13 @@ def read_npz(settings: "GenerateParams") -> Source:
     if not file.is_file():
         raise DataError(f"params.yaml: generate.path is {file}, which is not a file. Set it to an .npz file.")
     try:
-        with np.load(file) as archive:
+        # numpy leaves a file open that it opened itself and could not read.
+        with file.open("rb") as opened:
+            archive = np.load(opened)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it is a single array")
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged archive
         raise DataError(
             f"{file} cannot be read as .npz without pickles: {error}. Write it again with numpy.savez."
         ) from error

@@ -1,0 +1,129 @@
+"""What prepare writes down, and that it fits the images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convloop.core.images import Images
+from convloop.core.prepared import channel_statistics, read_prepared, write_prepared
+from convloop.core.split import TEST, TRAIN, VAL
+from convloop.errors import DataError
+
+from .pictures import images_of, random_pixels
+
+CLASSES = ("cat", "dog")
+SPLITS_N = np.array([TRAIN] * 6 + [VAL, VAL, TEST, TEST, TEST], np.int8)
+
+
+def _images(seed: int = 0, count: int = 11) -> Images:
+    labels = [index % 2 for index in range(count)]
+    return images_of(random_pixels(count, seed=seed), labels, CLASSES, shard_sizes=(3, 4))
+
+
+def _message(folder: Path, images: Images) -> str:
+    with pytest.raises(DataError) as caught:
+        read_prepared(folder, images)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("channel_count", [1, 3])
+def test_statistics_are_those_of_numpy(channel_count: int) -> None:
+    pixels_NHWC = random_pixels(11, channel_count=channel_count)
+    indices = np.array([0, 2, 3, 7, 10])
+    mean_C, std_C = channel_statistics(images_of(pixels_NHWC, [0] * 11, CLASSES, shard_sizes=(3, 4)), indices)
+    np.testing.assert_allclose(mean_C, pixels_NHWC[indices].mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std_C, pixels_NHWC[indices].std((0, 1, 2)), rtol=1e-12)
+
+
+def test_statistics_of_many_images_are_those_of_numpy() -> None:
+    pixels_NHWC = random_pixels(20_001)
+    mean_C, std_C = channel_statistics(images_of(pixels_NHWC, [0] * 20_001, CLASSES), np.arange(20_001))
+    np.testing.assert_allclose(mean_C, pixels_NHWC.mean((0, 1, 2), dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(std_C, pixels_NHWC.std((0, 1, 2), dtype=np.float64), rtol=1e-9)
+
+
+def test_a_channel_without_contrast_is_not_divided_by_zero() -> None:
+    pixels_NHWC = np.full((2, 8, 8, 1), 9, np.uint8)
+    assert channel_statistics(images_of(pixels_NHWC, [0, 1], CLASSES), np.arange(2)) == ([9.0], [1.0])
+
+
+def test_prepared_gives_back_what_was_written(tmp_path: Path) -> None:
+    images = _images()
+    card = write_prepared(tmp_path, images, SPLITS_N, ["a warning"])
+    prepared = read_prepared(tmp_path, images)
+    np.testing.assert_array_equal(prepared.splits_N, SPLITS_N)
+    assert prepared.card == card
+    assert (list(prepared.mean_C), list(prepared.std_C)) == channel_statistics(images, np.arange(6))
+
+
+def test_indices_are_those_of_a_split(tmp_path: Path) -> None:
+    images = _images()
+    write_prepared(tmp_path, images, SPLITS_N, [])
+    assert read_prepared(tmp_path, images).indices(VAL).tolist() == [6, 7]
+
+
+def test_card_counts_images_by_split_and_class(tmp_path: Path) -> None:
+    card = write_prepared(tmp_path, _images(), SPLITS_N, ["a warning"])
+    assert card["image_count"] == 11
+    assert card["split_image_count"] == {"train": 6, "val": 2, "test": 3}
+    assert card["class_image_count"] == {
+        "cat": {"train": 3, "val": 1, "test": 2},
+        "dog": {"train": 3, "val": 1, "test": 1},
+    }
+    assert card["shape_HWC"] == [8, 8, 3]
+    assert card["warnings"] == ["a warning"]
+
+
+def test_the_digest_of_the_test_set_depends_on_nothing_else(tmp_path: Path) -> None:
+    card = write_prepared(tmp_path, _images(), SPLITS_N, [])
+    pixels_NHWC = random_pixels(11)[::-1]
+    others_NHWC = np.concatenate([pixels_NHWC[:3], random_pixels(4, seed=9)])
+    splits_N = np.array([TEST] * 3 + [TRAIN] * 4, np.int8)
+    other_card = write_prepared(tmp_path, images_of(others_NHWC, [0] * 7, CLASSES), splits_N, [])
+    assert other_card["test_sha256"] == card["test_sha256"]
+    assert other_card["content_sha256"] != card["content_sha256"]
+
+
+@pytest.mark.parametrize("images", [_images(seed=1), _images(count=10)])
+def test_other_images_are_refused(tmp_path: Path, images: Images) -> None:
+    write_prepared(tmp_path, _images(), SPLITS_N, [])
+    assert _message(tmp_path, images) == (
+        f"{tmp_path} was made from other images than data/raw and data/landed hold. Run dvc repro prepare"
+    )
+
+
+def test_a_split_of_another_length_is_refused(tmp_path: Path) -> None:
+    write_prepared(tmp_path, _images(), SPLITS_N, [])
+    np.save(tmp_path / "splits.npy", SPLITS_N[:-1])
+    assert _message(tmp_path, _images()) == (
+        f"{tmp_path} was made from other images than data/raw and data/landed hold. Run dvc repro prepare"
+    )
+
+
+@pytest.mark.parametrize("name", ["card.json", "splits.npy"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    write_prepared(tmp_path, _images(), SPLITS_N, [])
+    (tmp_path / name).unlink()
+    assert _message(tmp_path, _images()) == f"{tmp_path}/{name} is missing. Make it: dvc repro prepare"
+
+
+def test_a_card_without_statistics_is_damaged(tmp_path: Path) -> None:
+    card = write_prepared(tmp_path, _images(), SPLITS_N, [])
+    del card["mean_C"]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert _message(tmp_path, _images()) == (
+        f"{tmp_path} is damaged ('mean_C'). Make it again: dvc repro --force prepare"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("card.json", b"["), ("card.json", b"[]"), ("splits.npy", b""), ("splits.npy", b"x" * 200)]
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    write_prepared(tmp_path, _images(), SPLITS_N, [])
+    (tmp_path / name).write_bytes(content)
+    message = _message(tmp_path, _images())
+    assert message.startswith(f"{tmp_path} is damaged (")
+    assert message.endswith("). Make it again: dvc repro --force prepare")

@@ -1,0 +1,221 @@
+"""One .npz file of arrays, whole and damaged."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from convloop.config import GenerateParams
+from convloop.core.images import NO_SPLIT, Batch
+from convloop.core.split import TEST, TRAIN, VAL
+from convloop.errors import DataError
+from convloop.sources import Source
+from convloop.sources.npz import read_npz
+
+IMAGES: NDArray[np.uint8] = np.arange(4 * 8 * 8 * 3, dtype=np.uint16).astype(np.uint8).reshape(4, 8, 8, 3)
+LABELS = np.array([1, 0, 2, 1])
+
+
+def _read(file: Path) -> Source:
+    return read_npz(GenerateParams(source="npz", path=str(file)))
+
+
+def _saved(tmp_path: Path, **arrays: Any) -> Path:
+    file = tmp_path / "pictures.npz"
+    np.savez(file, **{"images": IMAGES, "labels": LABELS, **arrays})
+    return file
+
+
+def _batch(file: Path) -> Batch:
+    (batch,) = _read(file).batches
+    return batch
+
+
+def _message(file: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        _read(file)
+    return str(caught.value)
+
+
+def test_images_and_labels_come_through_unchanged(tmp_path: Path) -> None:
+    batch = _batch(_saved(tmp_path))
+    np.testing.assert_array_equal(batch.images_NHWC, IMAGES)
+    np.testing.assert_array_equal(batch.labels_N, LABELS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_labels_of_any_whole_number_type_are_taken(tmp_path: Path, dtype: type) -> None:
+    batch = _batch(_saved(tmp_path, labels=LABELS.astype(dtype)))
+    assert batch.labels_N.dtype == np.int64
+    np.testing.assert_array_equal(batch.labels_N, LABELS)
+
+
+def test_gray_images_without_a_channel_axis_get_one(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(_batch(_saved(tmp_path, images=IMAGES[..., 0])).images_NHWC, IMAGES[..., :1])
+
+
+def test_classes_are_numbered_where_none_are_named(tmp_path: Path) -> None:
+    assert _read(_saved(tmp_path)).classes == ("0", "1", "2")
+
+
+def test_classes_keep_their_names(tmp_path: Path) -> None:
+    assert _read(_saved(tmp_path, classes=["cat", "dog", "owl", "emu"])).classes == ("cat", "dog", "owl", "emu")
+
+
+def test_images_without_splits_are_free(tmp_path: Path) -> None:
+    assert _batch(_saved(tmp_path)).splits_N.tolist() == [NO_SPLIT] * 4
+
+
+def test_given_splits_are_kept(tmp_path: Path) -> None:
+    batch = _batch(_saved(tmp_path, splits=["train", "test", "val", "train"]))
+    assert batch.splits_N.tolist() == [TRAIN, TEST, VAL, TRAIN]
+
+
+def test_images_are_named_by_file_and_place_and_know_their_size(tmp_path: Path) -> None:
+    batch = _batch(_saved(tmp_path))
+    assert batch.names_N.tolist() == [f"pictures/000000{index}" for index in range(4)]
+    assert batch.original_px_N2.tolist() == [[8, 8]] * 4
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert _message(tmp_path / "none.npz") == (
+        f"params.yaml: generate.path is {tmp_path}/none.npz, which is not a file. Set it to an .npz file."
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut off"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "pictures.npz"
+    file.write_bytes(content)
+    message = _message(file)
+    assert message.startswith(f"{file} cannot be read as .npz without pickles: ")
+    assert message.endswith(". Write it again with numpy.savez.")
+
+
+def test_a_single_array_is_not_an_archive(tmp_path: Path) -> None:
+    file = tmp_path / "pictures.npz"
+    with file.open("wb") as opened:
+        np.save(opened, IMAGES)
+    assert _message(file) == (
+        f"{file} cannot be read as .npz without pickles: it is a single array. Write it again with numpy.savez."
+    )
+
+
+def test_random_damage_is_never_more_than_a_data_error(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    file = tmp_path / "pictures.npz"
+    np.savez_compressed(file, images=IMAGES, labels=LABELS)
+    whole = file.read_bytes()
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        file.write_bytes(damaged)
+        try:
+            source = _read(file)
+        except DataError:
+            continue
+        assert len(source.classes) == 3
+
+
+def test_a_changed_byte_in_the_pixels_is_found(tmp_path: Path) -> None:
+    file = _saved(tmp_path)
+    content = bytearray(file.read_bytes())
+    content[300] ^= 1
+    file.write_bytes(content)
+    assert _message(file) == (
+        f"{file} cannot be read as .npz without pickles: Bad CRC-32 for file 'images.npy'. "
+        "Write it again with numpy.savez."
+    )
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    file = _saved(tmp_path, labels=np.array([{}] * 4, object))
+    assert _message(file) == (
+        f"{file} cannot be read as .npz without pickles: Object arrays cannot be loaded when allow_pickle=False. "
+        "Write it again with numpy.savez."
+    )
+
+
+@pytest.mark.parametrize("name", ["images", "labels"])
+def test_a_missing_array_is_named_with_those_there(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "pictures.npz"
+    other = {"images": "labels", "labels": "images"}[name]
+    arrays: dict[str, Any] = {other: LABELS, "x": LABELS}
+    np.savez(file, **arrays)
+    assert _message(file) == (f"{file} has no array `{name}`; it holds {other}, x. Name them images and labels.")
+
+
+def test_an_empty_archive_holds_nothing(tmp_path: Path) -> None:
+    np.savez(tmp_path / "pictures.npz")
+    assert _message(tmp_path / "pictures.npz") == (
+        f"{tmp_path}/pictures.npz has no array `images`; it holds nothing. Name them images and labels."
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "received"),
+    [
+        (IMAGES.astype(np.float32), "float32 of shape (4, 8, 8, 3)"),
+        (IMAGES[..., :2], "uint8 of shape (4, 8, 8, 2)"),
+        (IMAGES[:, :7], "uint8 of shape (4, 7, 8, 3)"),
+        (IMAGES[0, 0], "uint8 of shape (8, 3)"),
+        (IMAGES[None], "uint8 of shape (1, 4, 8, 8, 3)"),
+        (np.uint8(3), "uint8 of shape ()"),
+    ],
+)
+def test_images_of_another_form_are_refused(tmp_path: Path, images: Any, received: str) -> None:
+    file = _saved(tmp_path, images=images)
+    assert _message(file) == (f"{file}: images is {received}; it must be uint8 of shape (N, side, side, 1 or 3).")
+
+
+@pytest.mark.parametrize(
+    ("labels", "received"),
+    [
+        (LABELS.astype(np.float64), "float64 of shape (4,)"),
+        (LABELS[:3], "int64 of shape (3,)"),
+        (LABELS[:, None], "int64 of shape (4, 1)"),
+        (LABELS - 1, "int64 of shape (4,)"),
+        (LABELS + 2, "int64 of shape (4,)"),
+        (LABELS * 10**15, "int64 of shape (4,)"),
+        (LABELS > 0, "bool of shape (4,)"),
+        (np.array(["a", "b", "c", "d"]), "<U1 of shape (4,)"),
+    ],
+)
+def test_labels_of_another_form_are_refused(tmp_path: Path, labels: Any, received: str) -> None:
+    file = _saved(tmp_path, labels=labels)
+    assert _message(file) == (
+        f"{file}: labels is {received}; it must hold whole numbers from 0 to 3, one for each of 4 images."
+    )
+
+
+def test_no_images_at_all_are_refused(tmp_path: Path) -> None:
+    file = _saved(tmp_path, images=IMAGES[:0], labels=LABELS[:0])
+    assert _message(file) == (
+        f"{file}: labels is int64 of shape (0,); it must hold whole numbers from 0 to 0, one for each of 0 images."
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "count"), [(["cat", "dog"], 2), (["cat", "dog", "cat"], 2), ("cat", 1), ([["cat", "dog"]], 2)]
+)
+def test_classes_that_do_not_name_each_label_once_are_refused(tmp_path: Path, classes: Any, count: int) -> None:
+    file = _saved(tmp_path, classes=classes)
+    assert _message(file) == (f"{file}: classes names {count} classes, but labels go up to 2. Name each once.")
+
+
+@pytest.mark.parametrize(
+    ("splits", "received"),
+    [
+        (["train", "test", "valid", "dev"], "['dev', 'valid']"),
+        (["train", "test"], "(2,)"),
+        ("train", "()"),
+        ([0, 1, 2, 0], "['0', '1', '2']"),
+    ],
+)
+def test_other_splits_are_refused(tmp_path: Path, splits: Any, received: str) -> None:
+    file = _saved(tmp_path, splits=splits)
+    assert _message(file) == (f"{file}: splits holds {received}; it must hold train, val or test for each image.")
