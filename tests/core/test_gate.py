@@ -139,8 +139,9 @@ def test_gate_promotes_the_same_shares_on_more_images() -> None:
     assert _decide(both=8_000, won=600, lost=400, neither=1_000).promoted
 
 
-def test_gate_promotes_thin_evidence_where_a_loss_is_allowed() -> None:
-    assert _decide(both=80, won=6, lost=4, neither=10, max_loss_share=0.05).promoted
+@pytest.mark.parametrize(("max_loss_share", "promoted"), [(0.048, False), (0.049, True)])
+def test_gate_promotes_once_the_allowed_loss_covers_the_interval(max_loss_share: float, promoted: bool) -> None:
+    assert _decide(both=80, won=6, lost=4, neither=10, max_loss_share=max_loss_share).promoted is promoted
 
 
 def test_gate_refuses_a_gain_that_is_just_the_one_asked_for() -> None:
