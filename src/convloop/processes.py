@@ -27,5 +27,14 @@ def environment() -> dict[str, str]:
 
 
 def run_convloop(*words: str) -> int:
-    """Run one of our own words as a child and give its exit code."""
-    return subprocess.run([sys.executable, "-m", "convloop", *words], env=environment(), check=False).returncode
+    """Run one of our own words as a child and give its exit code; asked to stop, wait until the child has ended."""
+    child = subprocess.Popen([sys.executable, "-m", "convloop", *words], env=environment())
+    try:
+        return child.wait()
+    except KeyboardInterrupt:  # the terminal has interrupted the child as well
+        child.wait()
+        raise
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise

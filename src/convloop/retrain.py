@@ -49,7 +49,7 @@ def retrain(project: Path, tracker: "Tracker", *, slot: str | None = None) -> in
         try:
             outcome = _run(project, tracker, lock, asked, row_id)
             status = "finished"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             status, outcome = "stopped", "stopped by a signal"
             raise
         except Exception as error:
@@ -117,6 +117,8 @@ def _dvc_repro(project: Path, lock: IO[str], log: Path, *targets: str) -> None:
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:
     """Interrupt the whole group, as Ctrl-C would, and kill what is left of it after a while."""
+    for again in (signal.SIGINT, signal.SIGTERM):  # a second one must not leave dvc behind
+        signal.signal(again, signal.SIG_IGN)
     os.killpg(child.pid, signal.SIGINT)
     try:
         child.wait(_GRACE_S)

@@ -8,6 +8,7 @@ from pathlib import Path
 from convloop.errors import ParamsError
 from convloop.processes import run_convloop
 
+_FIELD_COUNT = 5  # a sixth would be seconds, but slots are told apart by their minute
 _NAP_S = 30.0  # wake now and then, so that a suspended machine notices that its slot has passed
 
 
@@ -22,6 +23,8 @@ def schedule(project: Path, cron: str) -> int:
     from cronsim import CronSim, CronSimError
 
     try:
+        if len(cron.split()) != _FIELD_COUNT:
+            raise CronSimError("Wrong number of fields")
         slots = CronSim(cron, datetime.now(UTC))
     except CronSimError as error:
         raise ParamsError(
