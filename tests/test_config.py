@@ -195,11 +195,11 @@ def test_an_unknown_name_is_given_the_nearest(tree: dict[str, Any], message: str
     [
         (
             {"train": {"net": {"name": "cnn3", "hidden_count": 4}}},
-            "train.net.hidden_count is set, but cnn3 has its own. Remove it, or set train.net.name to cnn.",
+            "train.net.hidden_count is set, but cnn3 takes no such key. Remove it, or set train.net.name to cnn.",
         ),
         (
             {"train": {"net": {"name": "mlp", "pool": "max"}}},
-            "train.net.pool is set, but mlp has its own. Remove it, or set train.net.name to cnn.",
+            "train.net.pool is set, but mlp takes no such key. Remove it, or set train.net.name to cnn.",
         ),
         (
             {"train": {"net": {"name": "cnn", "padding": "same", "kernel_px": 4}}},

@@ -84,9 +84,9 @@ class TrainParams(Section):
     batch_size: Annotated[Count, Field(le=65_536, description="images of one step, all devices together")] = 64
     lr: Annotated[float, Field(gt=0, le=10, description="learning rate of Adam")] = 0.001
     seed: Annotated[Seed, Field(description="first weights and order of the images")] = 7
-    keep: Annotated[Literal["best", "last"], Field(description="epoch to package: lowest validation loss, or last")] = (
-        "best"
-    )
+    keep: Annotated[
+        Literal["best", "last"], Field(description="epoch to package: best validation accuracy, or last")
+    ] = "best"
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], Field(description="what to train on")] = "auto"
     devices: Annotated[
         Annotated[int, Field(ge=1, le=1024)] | Literal["auto"],
@@ -188,7 +188,7 @@ def _check_together(params: Params) -> None:
     for key in type(net).model_fields:
         if key != "name" and getattr(net, key) is not None and key not in NET_KEYS[net.name]:
             raise ParamsError(
-                f"{FILE_NAME}: train.net.{key} is set, but {net.name} has its own. Remove it, or set train.net.name to cnn."
+                f"{FILE_NAME}: train.net.{key} is set, but {net.name} takes no such key. Remove it, or set train.net.name to cnn."
             )
     if net.padding == "same" and (net.kernel_px or 3) % 2 == 0:
         raise ParamsError(

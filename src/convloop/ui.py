@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convloop.config import TrackingParams
 
 _HOST = "127.0.0.1"
+_MAX_PORT, _USUAL_PORT = 65_535, 5000
 _PATIENCE_S = 120
 
 
@@ -67,6 +68,10 @@ def link(base: str, experiment_id: str) -> str:
 
 
 def _check_free(port: int) -> None:
+    if not 1 <= port <= _MAX_PORT:
+        raise TrackingError(
+            f"--port is {port}; it must be 1 to {_MAX_PORT}. Choose another: convloop ui --port {_USUAL_PORT}"
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -44,7 +44,7 @@ def test_twins_in_two_splits_block() -> None:
         Finding(
             "twins_across_splits",
             True,
-            "1 pictures occur with identical pixels under different splits, first 00000, 00004",
+            "identical pixels under different splits (1 times, first 00000, 00004)",
         )
     ]
 
@@ -54,7 +54,7 @@ def test_twins_in_two_classes_block() -> None:
         Finding(
             "twins_across_classes",
             True,
-            "1 pictures occur with identical pixels under different labels, first 00002, 00003",
+            "identical pixels under different labels (1 times, first 00002, 00003)",
         )
     ]
 

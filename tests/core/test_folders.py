@@ -1,5 +1,6 @@
 """Folders and files, whole or not at all."""
 
+import contextlib
 import errno
 from pathlib import Path
 
@@ -115,3 +116,13 @@ def test_a_file_in_the_way_of_text_is_named(tmp_path: Path) -> None:
         f"{tmp_path}/deep/file.txt cannot be written: File exists. "
         f"Make it writable (ls -ld {tmp_path}/deep; df -h {tmp_path}/deep), then run the same command again."
     )
+
+
+def test_folder_lost_between_two_renames_is_back_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "data.old.tmp").mkdir()
+    (tmp_path / "data.old.tmp" / "kept").touch()
+
+    with contextlib.suppress(ZeroDivisionError), fresh_folder(tmp_path / "data"):
+        raise ZeroDivisionError
+
+    assert (tmp_path / "data" / "kept").is_file()

@@ -134,7 +134,7 @@ def test_same_pixels_under_two_labels_stop_the_pipeline(project: Path, other_par
         run("prepare", project, other_params)
     assert str(raised.value) == (
         "data/raw and data/landed: 1 findings stop the pipeline.\n"
-        "  - 1 pictures occur with identical pixels under different labels, first image-0000, image-0599\n"
+        "  - identical pixels under different labels (1 times, first image-0000, image-0599)\n"
         "Mend the source or the key named, then run dvc repro"
     )
 

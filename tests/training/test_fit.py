@@ -120,11 +120,11 @@ def test_validation_accuracy_is_what_an_independent_count_gives(tmp_path: Path, 
     assert recorder.metrics["val/accuracy", 2] == pytest.approx(float(np.mean((answers_N == labels_N).numpy())))
 
 
-def test_best_keeps_the_epoch_of_the_lowest_validation_loss(tmp_path: Path, recorder: Recorder) -> None:
+def test_best_keeps_the_first_epoch_of_the_best_validation_accuracy(tmp_path: Path, recorder: Recorder) -> None:
     fitted = _fit(tmp_path / "state", recorder, epochs=6, lr=0.02, keep="best")
-    losses = [recorder.metrics["val/loss", epoch] for epoch in range(1, 7)]
+    accuracies = [recorder.metrics["val/accuracy", epoch] for epoch in range(1, 7)]
 
-    assert fitted.epoch == 1 + int(np.argmin(losses))
+    assert fitted.epoch == 1 + int(np.argmax(accuracies))
 
 
 def test_last_keeps_the_last_epoch(tmp_path: Path, recorder: Recorder) -> None:

@@ -61,7 +61,7 @@ def _twins(images: Images, splits_N: NDArray[np.int8]) -> list[Finding]:
                 Finding(
                     rule,
                     True,
-                    f"{len(torn)} pictures occur with identical pixels under different {kind}, first {names}",
+                    f"identical pixels under different {kind} ({len(torn)} times, first {names})",
                 )
             )
     return findings

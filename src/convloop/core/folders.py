@@ -21,11 +21,15 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written.
     """
-    building = folder.with_name(f"{folder.name}.tmp")
+    building, replaced = folder.with_name(f"{folder.name}.tmp"), folder.with_name(f"{folder.name}.old.tmp")
     try:
         with _writing(folder):
+            if folder.exists() and not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True)
+            if replaced.exists() and not folder.exists():
+                replaced.rename(folder)  # a kill came between the two renames below
         try:
             yield building
         except OSError as error:
@@ -33,8 +37,11 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
                 raise _unwritable(folder, error) from error
             raise
         with _writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+            if folder.exists():
+                folder.rename(replaced)
             building.rename(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

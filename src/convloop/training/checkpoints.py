@@ -41,10 +41,15 @@ def close_state(state: Path) -> None:
 
 
 def checkpoint_callbacks(state: Path) -> list[ModelCheckpoint]:
-    """Keep two files: the epoch of the lowest validation loss, and the last one, which alone is resumed from."""
+    """Keep two files: the first epoch of the best validation accuracy, and the last one, which alone is resumed from."""
     return [
         ModelCheckpoint(
-            state, "best", monitor="val/loss", mode="min", save_on_train_epoch_end=True, enable_version_counter=False
+            state,
+            "best",
+            monitor="val/accuracy",
+            mode="max",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
         ),
         ModelCheckpoint(state, "last", monitor=None, save_on_train_epoch_end=True, enable_version_counter=False),
     ]

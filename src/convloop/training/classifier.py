@@ -86,7 +86,7 @@ class Classifier(pl.LightningModule):
             "val/loss": val_loss,
             "val/accuracy": val_accuracy,
         }
-        self.log("val/loss", val_loss)  # for the checkpoint of the best epoch
+        self.log("val/accuracy", val_accuracy)  # for the checkpoint of the best epoch
 
     def _check_finite(self) -> None:
         if not torch.isfinite(self._train_sums.sums_3[0]):
