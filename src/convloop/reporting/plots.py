@@ -72,4 +72,4 @@ def _figure(rows: int, columns: int, size_inches: tuple[float, float]) -> tuple[
 def _save(figure: Any, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # No software version in the file: the same numbers give the same bytes.
-    figure.savefig(file, dpi=110, metadata={"Software": None})
+    figure.savefig(file, dpi=110, bbox_inches="tight", metadata={"Software": None})
