@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,8 @@ def test_shards_give_back_every_fact_that_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(images.splits_N, written.splits_N)
     np.testing.assert_array_equal(images.names_N, written.names_N)
     np.testing.assert_array_equal(images.content_N, content_hashes(written.images_NHWC))
+    assert images.slices_N is not None
+    assert images.slices_N.tolist() == ["", "", "", ""]
     with np.load(tmp_path / "shard-00000.facts.npz") as facts:
         np.testing.assert_array_equal(facts["original_px"], written.original_px_N2)
 
@@ -86,6 +89,35 @@ def test_one_batch_over_several_shards_loses_nothing(tmp_path: Path) -> None:
     images = open_images(tmp_path)
     assert [len(shard) for shard in images.shards] == [10_000, 10_000]
     np.testing.assert_array_equal(images.take(np.arange(20_000)), pixels_NHWC)
+
+
+def test_large_images_make_shards_of_fewer(tmp_path: Path) -> None:
+    pixels_NHWC = np.zeros((19, 4096, 2048, 1), np.uint8)  # 16 of them fill 128 MiB
+    write_shards(tmp_path, [batch_of(pixels_NHWC, [0] * 19)], CLASSES, {})
+    assert [len(shard) for shard in open_images(tmp_path).shards] == [16, 3]
+
+
+def test_slices_of_an_image_stay_beside_it_across_shards(tmp_path: Path) -> None:
+    plain = batch_of(random_pixels(10_001, side_px=1, channel_count=1), [0] * 10_001)
+    sliced = replace(plain, slices_N=np.array([f'{{"camera": "{index}"}}' for index in range(10_001)]))
+    write_shards(tmp_path, [plain, sliced], CLASSES, {})
+    slices_N = open_images(tmp_path).slices_N
+    assert slices_N is not None
+    assert slices_N.tolist() == [""] * 10_001 + [f'{{"camera": "{index}"}}' for index in range(10_001)]
+
+
+def test_a_shard_from_before_slices_can_be_read(tmp_path: Path) -> None:
+    raw = _filled(tmp_path / "raw", count=3)
+    file = raw / "shard-00000.facts.npz"
+    with np.load(file) as facts:
+        older = {name: facts[name] for name in facts.files if name != "slices"}
+    np.savez(file, **older)
+    manifest = json.loads((raw / "manifest.json").read_text())
+    manifest["shards"][0]["facts_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (raw / "manifest.json").write_text(json.dumps(manifest))
+    slices_N = open_images(raw).slices_N
+    assert slices_N is not None
+    assert slices_N.tolist() == ["", "", ""]
 
 
 def test_more_images_leave_full_shards_as_they_were(tmp_path: Path) -> None:

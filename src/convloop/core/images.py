@@ -1,8 +1,8 @@
 """The one form that all images take on disk: shards of uint8 pixels with facts beside them.
 
 A data folder holds `manifest.json` and, for each shard, `shard-00000.images.npy` (uint8 NHWC, memory-mapped when
-read) and `shard-00000.facts.npz` (labels, content hashes, given splits, original sizes, names). The manifest carries
-the sha256 of every file. A finished shard is never rewritten.
+read) and `shard-00000.facts.npz` (labels, content hashes, given splits, original sizes, names, slices). The manifest
+carries the sha256 of every file. A finished shard is never rewritten.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from convloop.errors import DataError
 
 SHARD_IMAGE_COUNT = 10_000
+SHARD_BYTES = 128 * 2**20  # of pixels: what is in memory at once must not grow with the images' size
 SPLITS = ("train", "val", "test")
 NO_SPLIT = -1
 FORMAT = 1
@@ -29,7 +30,7 @@ class Batch:
     """Some labelled images on their way into shards.
 
     `splits_N` holds an index into SPLITS, or NO_SPLIT where the source gives none; `original_px_N2` height and width
-    before fitting.
+    before fitting; `slices_N` a JSON object of what else is known of an image, or "" (all of them when left out).
     """
 
     images_NHWC: NDArray[np.uint8]
@@ -37,11 +38,15 @@ class Batch:
     splits_N: NDArray[np.int8]
     original_px_N2: NDArray[np.int32]
     names_N: NDArray[np.str_]
+    slices_N: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)
 class Images:
-    """All images of one or several data folders, in shard order; pixels stay memory-mapped until taken."""
+    """All images of one or several data folders, in shard order; pixels stay memory-mapped until taken.
+
+    `slices_N` is as in Batch.
+    """
 
     classes: tuple[str, ...]
     shards: tuple[NDArray[np.uint8], ...]
@@ -49,6 +54,7 @@ class Images:
     content_N: NDArray[np.void]
     splits_N: NDArray[np.int8]
     names_N: NDArray[np.str_]
+    slices_N: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -102,6 +108,7 @@ def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
         splits=batch.splits_N.astype(np.int8),
         original_px=batch.original_px_N2.astype(np.int32),
         names=batch.names_N,
+        slices=_slices(batch),
     )
     return {
         "name": name,
@@ -156,7 +163,7 @@ def open_images(*folders: Path) -> Images:
     """
     classes: tuple[str, ...] = ()
     shards: list[NDArray[np.uint8]] = []
-    columns: dict[str, list[NDArray[Any]]] = {"labels": [], "content": [], "splits": [], "names": []}
+    columns: dict[str, list[NDArray[Any]]] = {"labels": [], "content": [], "splits": [], "names": [], "slices": []}
     for folder in folders:
         manifest = read_manifest(folder)
         if not manifest["shards"]:
@@ -178,7 +185,7 @@ def open_images(*folders: Path) -> Images:
     return Images(
         classes,
         tuple(shards),
-        *(np.concatenate(columns[name]) for name in ("labels", "content", "splits", "names")),
+        *(np.concatenate(columns[name]) for name in columns),
     )
 
 
@@ -194,6 +201,7 @@ def _open_shard(folder: Path, entry: dict[str, Any]) -> tuple[NDArray[np.uint8],
             )
     with np.load(facts_file) as archive:
         facts = {name: archive[name] for name in archive.files}
+    facts.setdefault("slices", np.zeros(entry["image_count"], "U1"))  # landed before there were slices
     return np.load(images_file, mmap_mode="r"), facts
 
 
@@ -223,27 +231,36 @@ def _file_sha256(file: Path) -> str:
 
 
 def _rechunk(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Cut batches of any length into shards; what waits are views, so that a shard is copied once."""
     waiting: list[Batch] = []
     count = 0
     for batch in batches:
-        waiting.append(batch)
-        count += len(batch.images_NHWC)
-        while count >= SHARD_IMAGE_COUNT:
-            joined = _join(waiting)
-            yield _cut(joined, 0, SHARD_IMAGE_COUNT)
-            waiting = [_cut(joined, SHARD_IMAGE_COUNT, count)]
-            count -= SHARD_IMAGE_COUNT
+        if not len(batch.labels_N):
+            continue
+        image_bytes = int(np.prod(batch.images_NHWC.shape[1:]))
+        shard_count = min(SHARD_IMAGE_COUNT, max(1, SHARD_BYTES // image_bytes))
+        start = 0
+        while count + len(batch.labels_N) - start >= shard_count:
+            stop = start + shard_count - count
+            yield _join([*waiting, _cut(batch, start, stop)])
+            waiting, count, start = [], 0, stop
+        if start < len(batch.labels_N):
+            waiting.append(_cut(batch, start, len(batch.labels_N)))
+            count += len(batch.labels_N) - start
     if count:
         yield _join(waiting)
 
 
 def _join(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
     return Batch(
         np.concatenate([batch.images_NHWC for batch in batches]),
         np.concatenate([batch.labels_N for batch in batches]),
         np.concatenate([batch.splits_N for batch in batches]),
         np.concatenate([batch.original_px_N2 for batch in batches]),
         np.concatenate([batch.names_N for batch in batches]),
+        np.concatenate([_slices(batch) for batch in batches]),
     )
 
 
@@ -255,4 +272,9 @@ def _cut(batch: Batch, start: int, stop: int) -> Batch:
         batch.splits_N[part],
         batch.original_px_N2[part],
         batch.names_N[part],
+        _slices(batch)[part],
     )
+
+
+def _slices(batch: Batch) -> NDArray[np.str_]:
+    return np.zeros(len(batch.labels_N), "U1") if batch.slices_N is None else batch.slices_N
