@@ -219,6 +219,11 @@ def test_an_unknown_name_is_given_the_nearest(tree: dict[str, Any], message: str
             "generate.source is cifar10, but generate.path is empty. Set it to the folder or file to read.",
         ),
         (
+            {"train": {"class_weights": "inverse_frequency", "sampling": "balanced"}},
+            "train.class_weights is inverse_frequency and train.sampling is balanced, which would correct the same "
+            "imbalance twice. Set train.class_weights to none or train.sampling to shuffled.",
+        ),
+        (
             {"train": {"batch_size": 100, "devices": 8}},
             "train.batch_size is 100, which 8 devices cannot share evenly. Use 96 or 104.",
         ),

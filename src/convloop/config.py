@@ -84,6 +84,14 @@ class TrainParams(Section):
     batch_size: Annotated[Count, Field(le=65_536, description="images of one step, all devices together")] = 64
     lr: Annotated[float, Field(gt=0, le=10, description="learning rate of Adam")] = 0.001
     seed: Annotated[Seed, Field(description="first weights and order of the images")] = 7
+    class_weights: Annotated[
+        Literal["none", "inverse_frequency"],
+        Field(description="weight of a class in the loss; `inverse_frequency` gives every class the same total"),
+    ] = "none"
+    sampling: Annotated[
+        Literal["shuffled", "balanced"],
+        Field(description="an epoch's images: each one once, or as many of every class"),
+    ] = "shuffled"
     keep: Annotated[
         Literal["best", "last"], Field(description="epoch to package: best validation accuracy, or last")
     ] = "best"
@@ -204,6 +212,11 @@ def _check_together(params: Params) -> None:
     if params.generate.source in READS_PATH and params.generate.path is None:
         raise ParamsError(
             f"{FILE_NAME}: generate.source is {params.generate.source}, but generate.path is empty. Set it to the folder or file to read."
+        )
+    if params.train.class_weights != "none" and params.train.sampling == "balanced":
+        raise ParamsError(
+            f"{FILE_NAME}: train.class_weights is {params.train.class_weights} and train.sampling is balanced, "
+            "which would correct the same imbalance twice. Set train.class_weights to none or train.sampling to shuffled."
         )
     devices = params.train.devices
     if isinstance(devices, int) and params.train.batch_size % devices:

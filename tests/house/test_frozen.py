@@ -11,8 +11,8 @@ generate.source generate.path generate.image_count generate.class_count generate
 generate.seed generate.difficulty_share generate.label_noise_share generate.imbalance_ratio generate.shift_share
 prepare.val_share prepare.test_share prepare.min_class_image_count
 train.net.name train.net.channels train.net.kernel_px train.net.stride_px train.net.padding train.net.pool
-train.net.hidden_count train.epochs train.batch_size train.lr train.seed train.keep train.accelerator train.devices
-train.strategy train.precision
+train.net.hidden_count train.epochs train.batch_size train.lr train.seed train.class_weights train.sampling train.keep
+train.accelerator train.devices train.strategy train.precision
 evaluate.batch_size evaluate.worst_image_count
 register.model_name register.min_accuracy_share register.min_gain_share register.max_loss_share
 tracking.experiment tracking.timeout_s

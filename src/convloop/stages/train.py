@@ -24,7 +24,7 @@ from convloop.core.summary import as_text, summarise
 from convloop.errors import ParamsError
 from convloop.packaging import write_package
 from convloop.training.checkpoints import close_state, open_state, state_folder, unfinished
-from convloop.training.classifier import Classifier
+from convloop.training.classifier import Classifier, inverse_frequency
 from convloop.training.loaders import Batches
 from convloop.training.trainer import Fitted, fit
 
@@ -64,13 +64,17 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
         _tensors(images, prepared.indices(VAL)),
         batch_size=settings.batch_size,
         seed=settings.seed,
+        sampling=settings.sampling,
     )
+    weights_K = None
+    if settings.class_weights == "inverse_frequency":
+        weights_K = inverse_frequency(torch.from_numpy(images.labels_N[train_indices]), len(images.classes))
     with tracker.training_run(state, _run_name(settings)) as run:
         run.log_params(record["params"])
         run.log_tags(record["tags"])
         run.log_inputs(record["inputs"])
         fitted = fit(
-            Classifier(net, prepared.mean_C, prepared.std_C, settings.lr),
+            Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K),
             batches,
             image_count=len(train_indices),
             epochs=settings.epochs,

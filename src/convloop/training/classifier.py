@@ -33,19 +33,45 @@ class Sums:
         return loss / count, right / count
 
 
+def inverse_frequency(labels_N: Tensor, class_count: int) -> Tensor:
+    """Weigh each class by the inverse of its share, so that all classes weigh as much and the mean over images is 1."""
+    counts_K = torch.bincount(labels_N, minlength=class_count)
+    return len(labels_N) / (class_count * counts_K.float())
+
+
+def training_loss(logits_NK: Tensor, labels_N: Tensor, weights_K: Tensor | None) -> Tensor:
+    """Give the mean cross-entropy, each image weighted by its class.
+
+    The weighted sum is divided by the number of images, not by the sum of this batch's weights as PyTorch would: ranks
+    hold equally many images but unequal weights, so only this mean is the same however a batch is cut.
+    """
+    if weights_K is None:
+        return cross_entropy(logits_NK, labels_N)
+    return cross_entropy(logits_NK, labels_N, weight=weights_K, reduction="sum") / len(labels_N)
+
+
 class Classifier(pl.LightningModule):
     """Train `net` on uint8 images_NHWC; after each epoch `means` holds what it reached.
 
     Args:
         lr: learning rate of Adam (Kingma and Ba, 2015).
+        weights_K: weight of each class in the training loss, 1 on the mean over the training images; None for equal.
     """
 
-    def __init__(self, net: nn.Module, mean_C: tuple[float, ...], std_C: tuple[float, ...], lr: float) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        mean_C: tuple[float, ...],
+        std_C: tuple[float, ...],
+        lr: float,
+        weights_K: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.lr = lr
         self.register_buffer("mean_C", torch.tensor(mean_C))
         self.register_buffer("std_C", torch.tensor(std_C))
+        self.register_buffer("weights_K", weights_K, persistent=False)
         self.means: dict[str, float] = {}
 
     def forward(self, images_NHWC: Tensor) -> Tensor:
@@ -62,7 +88,7 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images_NHWC, labels_N = batch
         logits_NK = self(images_NHWC)
-        loss = cross_entropy(logits_NK.float(), labels_N)
+        loss = training_loss(logits_NK.float(), labels_N, cast(Tensor | None, self.weights_K))
         self._train_sums.add(loss, logits_NK, labels_N)
         if batch_index % _CHECK_EVERY_STEP_COUNT == 0:
             self._check_finite()

@@ -12,6 +12,10 @@ class ShuffledBatches:
 
     The last batch may be short. Under several ranks it is cut to a size that they share evenly, so up to
     world_size - 1 images, other ones in each epoch, sit out.
+
+    Args:
+        sampling: `shuffled` shows each image once an epoch; `balanced` shows as many images of every class, and as
+            many in all, so images of rare classes come several times and some of frequent ones sit out.
     """
 
     def __init__(
@@ -24,8 +28,10 @@ class ShuffledBatches:
         epoch: Callable[[], int],
         rank: int,
         world_size: int,
+        sampling: str = "shuffled",
     ) -> None:
         self._images_NHWC, self._labels_N = images_NHWC, labels_N
+        self._sampling = sampling
         self._batch_size, self._seed, self._epoch = batch_size, seed, epoch
         self._rank, self._world_size = rank, world_size
         self._count = len(labels_N) // world_size * world_size
@@ -35,10 +41,30 @@ class ShuffledBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch())
-        order_N = torch.randperm(len(self._labels_N), generator=generator)[: self._count]
-        for batch_B in torch.split(order_N, self._batch_size):
+        order_N = torch.randperm(len(self._labels_N), generator=generator)
+        if self._sampling == "balanced":
+            order_N = balanced_draw(self._labels_N, generator)[order_N]
+        for batch_B in torch.split(order_N[: self._count], self._batch_size):
             own_B = batch_B[self._rank :: self._world_size]
             yield self._images_NHWC.index_select(0, own_B), self._labels_N.index_select(0, own_B)
+
+
+def balanced_draw(labels_N: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw N indices, equally many of each class up to one; no image comes twice more often than another of its class.
+
+    Each class is dealt out in whole rounds of its images, every round shuffled, which varies less than drawing with
+    replacement.
+    """
+    classes_K = labels_N.unique()
+    quota, left_count = divmod(len(labels_N), len(classes_K))
+    one_more = set(torch.randperm(len(classes_K), generator=generator)[:left_count].tolist())
+    drawn = []
+    for position, label in enumerate(classes_K):
+        own_n = torch.nonzero(labels_N == label).ravel()
+        count = quota + (position in one_more)
+        rounds = [own_n[torch.randperm(len(own_n), generator=generator)] for _ in range(-(-count // len(own_n)))]
+        drawn.append(torch.cat(rounds)[:count])
+    return torch.cat(drawn)
 
 
 class OrderedBatches:
@@ -61,10 +87,18 @@ class OrderedBatches:
 class Batches(pl.LightningDataModule):
     """Hand Lightning the two loaders, once it knows this process's rank."""
 
-    def __init__(self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        train: tuple[Tensor, Tensor],
+        val: tuple[Tensor, Tensor],
+        *,
+        batch_size: int,
+        seed: int,
+        sampling: str = "shuffled",
+    ) -> None:
         super().__init__()
         self._train, self._val = train, val
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._sampling = batch_size, seed, sampling
 
     def train_dataloader(self) -> ShuffledBatches:
         trainer = self.trainer
@@ -76,6 +110,7 @@ class Batches(pl.LightningDataModule):
             epoch=lambda: trainer.current_epoch,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            sampling=self._sampling,
         )
 
     def val_dataloader(self) -> OrderedBatches:
