@@ -152,7 +152,7 @@ def test_best_epoch_is_shown_once(trained: Path, tracker: Tracker, client: "Mlfl
     best = json.loads((trained / "reports/train/record.json").read_text())["best"]
     run = tracker.model_run()
     assert {
-        name: [(metric.step, metric.value) for metric in client.get_metric_history(run.id, f"best/{name}")]
+        name: [(metric.step, metric.value) for metric in client.get_metric_history(run.id, f"val/best_{name}")]
         for name in best
     } == {name: [(int(best["epoch"]), value)] for name, value in best.items()}
 
@@ -215,7 +215,7 @@ def test_sending_a_training_twice_adds_no_metric_rows(trained: Path, tracker: Tr
     before = {name: len(client.get_metric_history(run.id, name)) for name in names}
     publish_training(run, trained)
     assert {name: len(client.get_metric_history(run.id, name)) for name in names} == before
-    assert before == {name: 1 if name.startswith("best/") else 2 for name in names}
+    assert before == {name: 1 if name.startswith("val/best_") else 2 for name in names}
 
 
 def test_sending_an_evaluation_twice_adds_nothing(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:
