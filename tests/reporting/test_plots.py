@@ -46,4 +46,5 @@ def test_any_number_of_images_of_any_kind_is_laid_out(tmp_path: Path, channel_co
 
     plot_images(images_NHWC, ["x"] * count, "title", tmp_path / "images.png")
 
-    assert Image.open(tmp_path / "images.png").size[0] > 0
+    with Image.open(tmp_path / "images.png") as picture:
+        assert picture.size[0] > 0
