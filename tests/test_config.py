@@ -392,7 +392,7 @@ def test_set_of_a_broken_value_is_refused(tmp_path: Path, text: str) -> None:
         ("train.lrr=3", "params.yaml: train.lrr is not a known key. Did you mean train.lr?"),
         ("train.lr=", "params.yaml: train.lr is empty; it must be a number."),
         ("train=3", "params.yaml: train is 3, but must hold keys of its own. "
-         "Known keys: net, epochs, batch_size, lr, seed, keep, accelerator, devices, strategy, precision."),
+         "Known keys: net, epochs, batch_size, lr, seed, class_weights, sampling, keep, accelerator, devices, strategy, precision."),
     ],
 )  # fmt: skip
 def test_set_of_a_wrong_key_or_value_is_refused(tmp_path: Path, assignment: str, message: str) -> None:
@@ -409,6 +409,8 @@ def test_flat_lists_chosen_sections_under_dotted_keys() -> None:
         "train.batch_size": 64,
         "train.lr": 0.001,
         "train.seed": 7,
+        "train.class_weights": "none",
+        "train.sampling": "shuffled",
         "train.keep": "best",
         "train.accelerator": "auto",
         "train.devices": "auto",

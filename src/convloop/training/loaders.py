@@ -55,7 +55,7 @@ def balanced_draw(labels_N: Tensor, generator: torch.Generator) -> Tensor:
     Each class is dealt out in whole rounds of its images, every round shuffled, which varies less than drawing with
     replacement.
     """
-    classes_K = labels_N.unique()
+    classes_K: Tensor = torch.unique(labels_N)
     quota, left_count = divmod(len(labels_N), len(classes_K))
     one_more = set(torch.randperm(len(classes_K), generator=generator)[:left_count].tolist())
     drawn = []
