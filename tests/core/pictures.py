@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convloop.core.images import NO_SPLIT, Batch, Images, content_hashes
+from convloop.core.phash import perceptual_hashes
 
 
 def random_pixels(count: int, *, side_px: int = 8, channel_count: int = 3, seed: int = 0) -> NDArray[np.uint8]:
@@ -32,4 +33,14 @@ def images_of(
     """Make an opened set without files, cut into shards of the given sizes and a last one of the rest."""
     batch = batch_of(pixels_NHWC, labels)
     shards = tuple(np.split(pixels_NHWC, np.cumsum(shard_sizes, dtype=np.int64)))
-    return Images(classes, shards, batch.labels_N, content_hashes(pixels_NHWC), batch.splits_N, batch.names_N)
+    return Images(
+        classes,
+        shards,
+        batch.labels_N,
+        content_hashes(pixels_NHWC),
+        batch.splits_N,
+        batch.names_N,
+        perceptual_hashes(pixels_NHWC),
+        batch.original_px_N2,
+        np.zeros(len(pixels_NHWC), np.int32),
+    )

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convloop.core.images import Batch, content_hashes, open_images, read_manifest, write_shards
+from convloop.core.images import (
+    Batch,
+    content_hashes,
+    manifest_text,
+    open_images,
+    read_manifest,
+    write_shard,
+    write_shards,
+)
+from convloop.core.phash import perceptual_hashes
 from convloop.errors import DataError
 
 from .pictures import batch_of, random_pixels
@@ -250,6 +259,25 @@ def test_folders_are_joined_with_classes_matched_by_name(tmp_path: Path) -> None
     assert images.classes == CLASSES
     assert [images.classes[label] for label in images.labels_N] == ["cat", "dog", "owl", "owl", "cat", "owl", "cat"]
     np.testing.assert_array_equal(images.take(np.arange(3, 7)), random_pixels(4, seed=1))
+
+
+def test_images_of_the_first_folder_arrived_first_and_later_shards_one_by_one(tmp_path: Path) -> None:
+    raw, landed = _filled(tmp_path / "raw", count=3), tmp_path / "landed"
+    landed.mkdir()
+    shards = [write_shard(landed, name, batch_of(random_pixels(2, seed=ord(name)), [0, 1])) for name in "ab"]
+    (landed / "manifest.json").write_text(manifest_text(CLASSES, shards, {}))
+    assert open_images(raw, landed).arrivals_N.tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_a_shard_from_before_perceptual_hashes_gets_them_when_opened(tmp_path: Path) -> None:
+    raw = _filled(tmp_path / "raw")
+    file, manifest = raw / "shard-00000.facts.npz", read_manifest(raw)
+    with np.load(file) as archive:
+        facts = {name: archive[name] for name in archive.files if name != "phash"}
+    np.savez(file, **facts)
+    manifest["shards"][0]["facts_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (raw / "manifest.json").write_text(json.dumps(manifest))
+    np.testing.assert_array_equal(open_images(raw).phash_N, perceptual_hashes(random_pixels(5)))
 
 
 def test_a_folder_without_shards_adds_nothing(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The one form that all images take on disk: shards of uint8 pixels with facts beside them.
 
 A data folder holds `manifest.json` and, for each shard, `shard-00000.images.npy` (uint8 NHWC, memory-mapped when
-read) and `shard-00000.facts.npz` (labels, content hashes, given splits, original sizes, names, slices). The manifest
-carries the sha256 of every file. A finished shard is never rewritten.
+read) and `shard-00000.facts.npz` (labels, content and perceptual hashes, given splits, original sizes, names,
+slices). The manifest carries the sha256 of every file. A finished shard is never rewritten.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convloop.core.phash import perceptual_hashes
 from convloop.errors import DataError
 
 SHARD_IMAGE_COUNT = 10_000
@@ -45,7 +46,8 @@ class Batch:
 class Images:
     """All images of one or several data folders, in shard order; pixels stay memory-mapped until taken.
 
-    `slices_N` is as in Batch.
+    `slices_N` is as in Batch. `arrivals_N` is 0 in the first folder and counts the shards of the others from 1, in the
+    order in which they came.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +56,9 @@ class Images:
     content_N: NDArray[np.void]
     splits_N: NDArray[np.int8]
     names_N: NDArray[np.str_]
+    phash_N: NDArray[np.uint64]
+    original_px_N2: NDArray[np.int32]
+    arrivals_N: NDArray[np.int32]
     slices_N: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
@@ -105,6 +110,7 @@ def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
         facts_file,
         labels=batch.labels_N.astype(np.int64),
         content=content_hashes(batch.images_NHWC),
+        phash=perceptual_hashes(batch.images_NHWC),
         splits=batch.splits_N.astype(np.int8),
         original_px=batch.original_px_N2.astype(np.int32),
         names=batch.names_N,
@@ -163,7 +169,9 @@ def open_images(*folders: Path) -> Images:
     """
     classes: tuple[str, ...] = ()
     shards: list[NDArray[np.uint8]] = []
-    columns: dict[str, list[NDArray[Any]]] = {"labels": [], "content": [], "splits": [], "names": [], "slices": []}
+    arrival = 0
+    names = ("labels", "content", "splits", "names", "phash", "original_px", "arrivals", "slices")
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for folder in folders:
         manifest = read_manifest(folder)
         if not manifest["shards"]:
@@ -178,7 +186,9 @@ def open_images(*folders: Path) -> Images:
                     f"{folder / entry['name']} holds images of {got}, but {folders[0]} of {first}. "
                     "Set generate.image_px back, or remove that shard's line from the manifest and its files."
                 )
+            arrival += folder != folders[0]
             shards.append(images_NHWC)
+            facts["arrivals"] = np.full(len(images_NHWC), arrival, np.int32)
             facts["labels"] = to_label[facts["labels"]]
             for name, column in columns.items():
                 column.append(facts[name])
@@ -201,8 +211,11 @@ def _open_shard(folder: Path, entry: dict[str, Any]) -> tuple[NDArray[np.uint8],
             )
     with np.load(facts_file) as archive:
         facts = {name: archive[name] for name in archive.files}
+    images_NHWC = np.load(images_file, mmap_mode="r")
     facts.setdefault("slices", np.zeros(entry["image_count"], "U1"))  # landed before there were slices
-    return np.load(images_file, mmap_mode="r"), facts
+    if "phash" not in facts:  # landed before there were perceptual hashes
+        facts["phash"] = perceptual_hashes(images_NHWC)
+    return images_NHWC, facts
 
 
 def _label_map(folder: Path, own: tuple[str, ...], classes: tuple[str, ...]) -> NDArray[np.int64]:
