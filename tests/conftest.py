@@ -39,9 +39,16 @@ def _no_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test session alone, which its workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def migrated_store(shared_folder: Path) -> Path:
     """An MLflow database that is made once for all workers, since migrating takes seconds."""
-    folder = tmp_path_factory.getbasetemp().parent / "store"
+    folder = shared_folder / "store"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -56,6 +63,7 @@ def project(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "data/landed").mkdir(parents=True)
     (folder / "mlruns").mkdir()
     shutil.copy(REPOSITORY / "data/landed/manifest.json", folder / "data/landed")
+    shutil.copy(REPOSITORY / "data/takedown.csv", folder / "data")
     shutil.copy(REPOSITORY / "dvc.yaml", folder)
     shutil.copy(migrated_store, folder / "mlruns")
     (folder / "params.yaml").write_text(SMALL_PARAMS)
@@ -72,9 +80,9 @@ def params() -> Params:
 
 
 @pytest.fixture(scope="session")
-def trained_files(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> Path:
+def trained_files(shared_folder: Path, migrated_store: Path) -> Path:
     """data, models and reports of one small pipeline up to evaluate, run once for all workers."""
-    folder = tmp_path_factory.getbasetemp().parent / "trained"
+    folder = shared_folder / "trained"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,6 +91,7 @@ def trained_files(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path
             (folder / "data/landed").mkdir(parents=True, exist_ok=True)
             shutil.copy(migrated_store, folder / "mlruns")
             shutil.copy(REPOSITORY / "data/landed/manifest.json", folder / "data/landed")
+            shutil.copy(REPOSITORY / "data/takedown.csv", folder / "data")
             (folder / "params.yaml").write_text(SMALL_PARAMS)
             (folder / "dvc.yaml").write_text("")
             for word in ("generate", "prepare", "train", "evaluate"):

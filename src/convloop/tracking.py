@@ -3,7 +3,6 @@
 Files come first: what a run shows can always be sent again from reports/ and models/ (`reporting.publish`).
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convloop import store
-from convloop.core.card import read_card
+from convloop.core.card import read_card, read_facts
 from convloop.core.ranks import is_lead
 from convloop.errors import TrackingError
 from convloop.runs import MlflowRun, PatientRun, Run, SilentRun, say_behind
@@ -76,7 +75,7 @@ class Tracker:
         timeout_s = self._settings.timeout_s
         package = self._project / "models/model"
         digest = read_card(package).digest
-        note = json.loads((package / "run.json").read_text(encoding="utf-8"))
+        note = read_facts(package / "run.json", "train")
         client = store.connect(self._project, timeout_s)
         with store.answering(self._project, timeout_s):
             experiment_id = _experiment_id(client, self._project, self._settings.experiment)

@@ -24,6 +24,23 @@ class ModelCard:
     digest: str = ""
 
 
+def read_facts(file: Path, stage: str) -> dict[str, Any]:
+    """Read a JSON object that a stage wrote.
+
+    Raises:
+        DataError: it is missing or damaged; the stage to repeat is named.
+    """
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing. Make it: dvc repro --force {stage}") from None
+    except ValueError as error:
+        raise DataError(f"{file} is damaged ({error}). Make it again: dvc repro --force {stage}") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{file} is damaged (no JSON object). Make it again: dvc repro --force {stage}")
+    return facts
+
+
 def read_card(package: Path) -> ModelCard:
     """Read the card inside a package.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -54,7 +55,9 @@ class Package:
         self.card = read_card(folder)
         file = folder / GRAPH_FILE
         try:
-            self._graph = torch.export.load(file).module()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # older versions of torch warn about their own buffers
+                self._graph = torch.export.load(file).module()
         except Exception as error:  # torch raises a dozen kinds for a damaged archive
             raise DataError(f"{file} cannot be loaded: {error}. Make it again: dvc repro --force train") from error
 

@@ -1,10 +1,10 @@
 """Send what the files of a training or an evaluation say into its run; sending it twice changes nothing."""
 
 import hashlib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from convloop.core.card import read_facts
 from convloop.core.history import metrics_of, read_history
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ EVALUATION = "convloop.evaluation"
 def publish_training(run: "Run", project: Path) -> None:
     """Send params, lineage, history and card from reports/train and data/prepared."""
     report = project / "reports/train"
-    record: dict[str, Any] = json.loads((report / "record.json").read_text(encoding="utf-8"))
+    record = read_facts(report / "record.json", "train")
     run.log_params(record["params"])
     run.log_inputs(record["inputs"])
     for row in read_history(report / "history.csv"):
@@ -33,7 +33,7 @@ def publish_training(run: "Run", project: Path) -> None:
 def publish_evaluation(run: "Run", project: Path) -> None:
     """Send scores, pictures and report from reports/evaluate, unless the run has exactly these already."""
     report = project / "reports/evaluate"
-    details = json.loads((report / "details.json").read_text(encoding="utf-8"))
+    details = read_facts(report / "details.json", "evaluate")
     digest = hashlib.sha256((report / "details.json").read_bytes()).hexdigest()
     if run.tag(EVALUATION) == digest:
         return

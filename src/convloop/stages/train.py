@@ -49,7 +49,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     record = lineage.describe(project, params.flat("generate", "prepare", "train"), _INPUTS)
     state = state_folder(
         project,
-        train=settings.model_dump(),
+        params=record["params"],
         inputs=record["inputs"],
         code=lineage.code_digest(Path(__file__).parents[1]),
     )
