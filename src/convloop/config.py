@@ -12,8 +12,8 @@ from convloop.errors import ParamsError
 from convloop.params_file import FILE_NAME, override, read_tree
 
 # The names that the tables SOURCES, NETS and STRATEGIES must hold (a house test compares them).
-SOURCE_NAMES = ("synthetic", "noise", "cifar10", "npz")
-READS_PATH = ("cifar10", "npz")
+READS_PATH = ("folder", "csv", "archive", "parquet", "idx", "cifar10", "cifar100", "npz", "npy")
+SOURCE_NAMES = ("synthetic", "noise", *READS_PATH)
 NET_KEYS: dict[str, tuple[str, ...]] = {
     "cnn2": (),
     "cnn3": (),
@@ -34,11 +34,22 @@ class Section(BaseModel):
 
 class GenerateParams(Section):
     source: Annotated[str, Field(description="where images come from: a key of SOURCES")] = "synthetic"
-    path: Annotated[str | None, Field(description="folder or file that `cifar10` or `npz` reads")] = None
+    path: Annotated[
+        str | None, Field(description="folder, file or URL (s3://, https://) that a source of real data reads")
+    ] = None
     image_count: Annotated[Count, Field(le=10_000_000, description="images to draw (synthetic, noise)")] = 16_000
     class_count: Annotated[int, Field(ge=2, le=20, description="classes to draw (synthetic, noise)")] = 10
-    image_px: Annotated[int, Field(ge=8, le=512, description="height and width of a drawn image")] = 32
-    channel_count: Annotated[Literal[1, 3], Field(description="1 gray, 3 colour (synthetic, noise)")] = 3
+    image_px: Annotated[
+        int, Field(ge=8, le=512, description="height and width of a drawn or decoded image; arrays keep theirs")
+    ] = 32
+    channel_count: Annotated[Literal[1, 3], Field(description="1 gray, 3 colour; arrays keep theirs")] = 3
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"],
+        Field(description="how a decoded image becomes square: its middle, white margins, or stretched"),
+    ] = "crop"
+    max_refused_share: Annotated[
+        Share, Field(description="files that cannot be used, above which generate stops the pipeline")
+    ] = 0.01
     seed: Annotated[Seed, Field(description="the same seed draws the same images (synthetic, noise)")] = 7
     difficulty_share: Annotated[Share, Field(description="0 clean shapes, 1 faint shapes in noise (synthetic)")] = 0.25
     label_noise_share: Annotated[Share, Field(description="share of labels replaced by another (synthetic)")] = 0.0

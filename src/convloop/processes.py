@@ -20,6 +20,12 @@ def follow_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def end_with_parent() -> None:
+    """End at once when the process that started this one ends (Linux), however that came about."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def environment() -> dict[str, str]:
     """Give the environment in which `python`, `dvc` and `mlflow` are this interpreter's own, also under cron."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

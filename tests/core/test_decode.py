@@ -1,7 +1,10 @@
 """From files of every kind to the pixels that a net sees."""
 
+import csv
 import io
+import os
 import random
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from convloop.core.decode import MAX_FILE_PIXEL_COUNT, decode
+from convloop.core.decode import MAX_FILE_BYTES, MAX_FILE_PIXEL_COUNT, decode
+from tests.conftest import REPOSITORY
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 QUARTERS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8).repeat(4, 0).repeat(4, 1)
@@ -130,10 +134,105 @@ def test_a_wide_image_is_cropped_to_its_middle(tmp_path: Path) -> None:
     np.testing.assert_array_equal(_pixels(_saved(tmp_path, Image.fromarray(wide))), QUARTERS)
 
 
+def _hamming_weights(small_px: int, large_px: int) -> NDArray[np.float64]:
+    """Weigh the pixels of a row for each pixel of a smaller one, by a sinc in a Hamming window as wide as needed."""
+    shrink = large_px / small_px
+    places = (np.arange(large_px) + 0.5 - (np.arange(small_px)[:, None] + 0.5) * shrink) / shrink
+    weights = np.where(abs(places) < 1, np.sinc(places) * (0.54 + 0.46 * np.cos(np.pi * places)), 0)
+    normal: NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
+    return normal
+
+
 def test_a_large_image_is_averaged_down(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     small_HWC = _pixels(_saved(tmp_path, Image.fromarray(values)), channel_count=1)
-    np.testing.assert_allclose(small_HWC[..., 0], values.reshape(8, 4, 8, 4).mean((1, 3)), atol=1)
+    weights = _hamming_weights(8, 32)
+    np.testing.assert_allclose(small_HWC[..., 0], weights @ values @ weights.T, atol=1)
+
+
+def _photo(side_px: int) -> Image.Image:
+    """Draw soft random colours, as a photograph has them."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_fast_path_of_a_jpeg_gives_pillows_pixels(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / "image.jpg"
+    _photo(40).convert(mode).save(file)
+    with Image.open(file) as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    np.testing.assert_array_equal(_pixels(file, image_px=40), expected)
+
+
+def test_a_jpeg_that_is_halved_within_its_decoder_looks_the_same(tmp_path: Path) -> None:
+    jpeg, png = tmp_path / "image.jpg", tmp_path / "image.png"
+    _photo(400).save(jpeg, quality=95)
+    with Image.open(jpeg) as opened:
+        opened.save(png)
+    np.testing.assert_allclose(_pixels(jpeg, image_px=32), _pixels(png, image_px=32), atol=6)
+
+
+def test_padding_keeps_all_of_a_wide_image_between_white(tmp_path: Path) -> None:
+    file = _saved(tmp_path, Image.new("RGB", (16, 8), RED))
+    pixels, size = decode(file, image_px=8, channel_count=3, fit="pad")
+    np.testing.assert_array_equal(pixels[2:6], np.broadcast_to(RED, (4, 8, 3)))
+    np.testing.assert_array_equal(pixels[[0, 1, 6, 7]], 255)
+    assert size == (8, 16)
+
+
+def test_stretching_keeps_all_of_a_wide_image_without_margins(tmp_path: Path) -> None:
+    wide = QUARTERS.repeat(2, 1)
+    pixels, _ = decode(_saved(tmp_path, Image.fromarray(wide)), image_px=8, channel_count=3, fit="stretch")
+    np.testing.assert_array_equal(pixels[0, 0], RED)
+    np.testing.assert_array_equal(pixels[-1, -1], WHITE)
+
+
+def test_bytes_are_decoded_like_their_file(tmp_path: Path) -> None:
+    file = _saved(tmp_path, Image.fromarray(QUARTERS))
+    np.testing.assert_array_equal(decode(file.read_bytes(), image_px=8, channel_count=3)[0], QUARTERS)
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert _message(tmp_path / "pipe") == "not a regular file"
+
+
+def test_a_missing_file_is_a_value_error(tmp_path: Path) -> None:
+    assert _message(tmp_path / "none") == "cannot be read (No such file or directory)"
+
+
+def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as opened:
+        opened.truncate(MAX_FILE_BYTES + 1)
+    assert _message(tmp_path / "large") == "268,435,457 bytes is more than 268,435,456"
+
+
+def test_a_format_that_would_start_another_program_is_no_image(tmp_path: Path) -> None:
+    Image.fromarray(QUARTERS).save(tmp_path / "image.eps")
+    assert _message(tmp_path / "image.eps") == "not an image"
+
+
+def test_hostile_files_behave_as_their_manifest_says() -> None:
+    packed = REPOSITORY.parent / "shared/data/bad_inputs_dev.tar"
+    if not packed.is_file():
+        pytest.skip(f"the hostile files are not here ({packed})")
+    with tarfile.open(packed) as archive:
+        content = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+        files = {name: opened.read() for name, opened in content.items() if opened is not None}
+    rows = list(csv.DictReader(files["bad_inputs_dev/manifest.csv"].decode().splitlines()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns about odd headers
+        usable = {row["name"]: _is_usable(files[f"bad_inputs_dev/{row['category']}/{row['name']}"]) for row in rows}
+    assert usable == {row["name"]: row["pillow_13.0.0_result"] == "ok" for row in rows}
+
+
+def _is_usable(content: bytes) -> bool:
+    try:
+        pixels, _ = decode(content, image_px=8, channel_count=3)
+    except ValueError:
+        return False
+    return pixels.shape == (8, 8, 3)
 
 
 def test_text_is_not_an_image(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """CIFAR-10's own files, tiny ones written in its format."""
 
+import pickle
+import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +78,7 @@ def test_a_folder_without_the_files_is_refused(tmp_path: Path, present: tuple[st
         _write(tmp_path / name, [3])
     assert _message(tmp_path) == (
         f"params.yaml: generate.path is {tmp_path}, where data_batch_1.bin and test_batch.bin are missing. "
-        "Unpack the binary version of CIFAR-10 and set generate.path to that folder."
+        "Unpack the binary or the python version of CIFAR-10 and set generate.path to that folder."
     )
 
 
@@ -101,6 +104,85 @@ def test_a_label_beyond_nine_is_refused(tmp_path: Path) -> None:
     assert _message(tmp_path) == (
         f"{tmp_path}/data_batch_1.bin holds the label 10; CIFAR-10 has 0 to 9. Fetch that file again."
     )
+
+
+def _pickle(file: Path, labels: list[int], seed: int = 0) -> NDArray[np.uint8]:
+    """Write a batch as the python version does, with keys of bytes; give the images as N, 32, 32, 3."""
+    planes_NP = np.random.default_rng(seed).integers(0, 256, (len(labels), 3072), dtype=np.uint8)
+    tree = {b"labels": labels, b"data": planes_NP, b"batch_label": b"training batch 1 of 5"}
+    file.write_bytes(pickle.dumps(tree, protocol=2))
+    return planes_NP.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def test_the_python_version_gives_the_same(tmp_path: Path) -> None:
+    train_NHWC = _pickle(tmp_path / "data_batch_1", [3, 9], 1)
+    test_NHWC = _pickle(tmp_path / "test_batch", [5], 2)
+    first, last = _read(tmp_path).batches
+    np.testing.assert_array_equal(first.images_NHWC, train_NHWC)
+    np.testing.assert_array_equal(last.images_NHWC, test_NHWC)
+    assert (first.labels_N.tolist(), last.labels_N.tolist()) == ([3, 9], [5])
+    assert (first.splits_N.tolist(), last.splits_N.tolist()) == ([TRAIN, TRAIN], [TEST])
+    assert first.names_N.tolist() == ["data_batch_1/00000", "data_batch_1/00001"]
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    _pickle(tmp_path / "data_batch_1", [3])
+    (tmp_path / "test_batch").write_bytes(b"cos\nsystem\n(S'touch " + bytes(tmp_path / "ran") + b"'\ntR.")
+    assert _message(tmp_path) == (
+        f"{tmp_path}/test_batch cannot be read as a pickle of arrays: it names os.system. Fetch that file again."
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": [1, 2]},
+        {"labels": [True]},
+        {"labels": [-1]},
+        {"labels": "a"},
+        {"data": [1]},
+        {"data": np.zeros((1, 3071), np.uint8)},
+        {"data": np.zeros((1, 3072), np.float32)},
+    ],
+)
+def test_a_pickle_of_something_else_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    _pickle(tmp_path / "data_batch_1", [3])
+    _pickle(tmp_path / "test_batch", [3])
+    tree = {"labels": [3], "data": np.zeros((1, 3072), np.uint8), **changes}
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(tree))
+    assert _message(tmp_path) == (
+        f"{tmp_path}/test_batch does not hold labels and data (uint8, N x 3072) as CIFAR does. Fetch that file again."
+    )
+
+
+def test_random_damage_in_a_pickle_is_never_more_than_a_data_error(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    _pickle(tmp_path / "data_batch_1", [3])
+    _pickle(tmp_path / "test_batch", [5, 1])
+    whole = (tmp_path / "test_batch").read_bytes()
+    head = len(whole) - 6144  # pixels may be anything
+    for _ in range(1000):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.choice((rng.randrange(head), rng.randrange(len(whole))))] = rng.randrange(256)
+        (tmp_path / "test_batch").write_bytes(damaged)
+        try:
+            batches = list(_read(tmp_path).batches)
+        except DataError:
+            continue
+        assert batches[1].images_NHWC.shape == (2, 32, 32, 3)
+
+
+def test_a_pickle_whose_memo_reaches_for_gigabytes_is_read_in_little_memory(tmp_path: Path) -> None:
+    _pickle(tmp_path / "data_batch_1", [3])
+    (tmp_path / "test_batch").write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")  # LONG_BINPUT 4,294,967,295
+    tracemalloc.start()
+    message = _message(tmp_path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert message.startswith(f"{tmp_path}/test_batch does not hold labels and data")
+    assert peak_bytes < 10_000_000
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from convloop.core.images import NO_SPLIT, Batch
 from convloop.core.split import TEST, TRAIN, VAL
 from convloop.errors import DataError
 from convloop.sources import Source
-from convloop.sources.npz import read_npz
+from convloop.sources.npz import read_npy, read_npz
 
 IMAGES: NDArray[np.uint8] = np.arange(4 * 8 * 8 * 3, dtype=np.uint16).astype(np.uint8).reshape(4, 8, 8, 3)
 LABELS = np.array([1, 0, 2, 1])
@@ -219,3 +219,77 @@ def test_classes_that_do_not_name_each_label_once_are_refused(tmp_path: Path, cl
 def test_other_splits_are_refused(tmp_path: Path, splits: Any, received: str) -> None:
     file = _saved(tmp_path, splits=splits)
     assert _message(file) == (f"{file}: splits holds {received}; it must hold train, val or test for each image.")
+
+
+def _folder(tmp_path: Path, **arrays: Any) -> Path:
+    for name, array in {"images": IMAGES, "labels": LABELS, **arrays}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    return tmp_path
+
+
+def _read_npy(folder: Path) -> Source:
+    return read_npy(GenerateParams(source="npy", path=str(folder)))
+
+
+def _npy_message(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        list(_read_npy(folder).batches)
+    return str(caught.value)
+
+
+def test_files_of_a_folder_are_the_arrays_of_an_archive(tmp_path: Path) -> None:
+    classes, splits = ["cat", "dog", "owl"], ["train", "test", "val", "train"]
+    source = _read_npy(_folder(tmp_path, classes=classes, splits=splits))
+    (batch,) = source.batches
+    assert source.classes == tuple(classes)
+    assert source.image_count == 4
+    assert batch.splits_N.tolist() == [TRAIN, TEST, VAL, TRAIN]
+    np.testing.assert_array_equal(batch.images_NHWC, IMAGES)
+    np.testing.assert_array_equal(batch.labels_N, LABELS)
+
+
+def test_many_images_of_a_folder_come_in_batches_in_their_order(tmp_path: Path) -> None:
+    images_NHWC = np.arange(70, dtype=np.uint8)[:, None, None, None].repeat(1024, 1).repeat(1024, 2)
+    batches = list(_read_npy(_folder(tmp_path, images=images_NHWC, labels=np.arange(70))).batches)
+    assert [len(batch.labels_N) for batch in batches] == [32, 32, 6]
+    assert [int(image[0, 0, 0]) for batch in batches for image in batch.images_NHWC] == list(range(70))
+    assert [int(label) for batch in batches for label in batch.labels_N] == list(range(70))
+
+
+def test_a_folder_without_an_array_is_named(tmp_path: Path) -> None:
+    (_folder(tmp_path) / "labels.npy").unlink()
+    assert _npy_message(tmp_path) == (
+        f"{tmp_path} has no array `labels`; it holds images. Name them images and labels."
+    )
+
+
+def test_a_missing_folder_of_arrays_is_named(tmp_path: Path) -> None:
+    assert _npy_message(tmp_path / "none") == (
+        f"params.yaml: generate.path is {tmp_path}/none, which is not a folder. "
+        "Set it to one of images.npy and labels.npy."
+    )
+
+
+def test_pickled_objects_in_a_folder_are_refused(tmp_path: Path) -> None:
+    message = _npy_message(_folder(tmp_path, labels=np.array([{}] * 4, object)))
+    assert message.startswith(f"{tmp_path}/labels.npy cannot be read as .npy without pickles: ")
+    assert message.endswith(". Write it again with numpy.save.")
+
+
+def test_random_damage_in_a_folder_is_never_more_than_a_data_error(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    files = [_folder(tmp_path) / "images.npy", tmp_path / "labels.npy"]
+    whole = {file: file.read_bytes() for file in files}
+    for _ in range(400):
+        file = rng.choice(files)
+        damaged = bytearray(whole[file])
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(160)] = rng.randrange(256)  # the header, and some values
+        file.write_bytes(damaged[: rng.randint(100, len(damaged))])
+        try:
+            batches = list(_read_npy(tmp_path).batches)
+        except DataError:
+            continue
+        finally:
+            file.write_bytes(whole[file])
+        assert sum(len(batch.labels_N) for batch in batches) == 4

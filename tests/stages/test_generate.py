@@ -1,11 +1,15 @@
 """generate: any source becomes the same shards, and a source that cannot be read leaves the old ones."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from convloop.config import Params, check
 from convloop.core.images import open_images
@@ -85,9 +89,7 @@ def test_file_in_the_way_of_the_shards_is_named(project: Path, params: Params) -
 
 
 def test_file_in_the_way_of_the_data_folder_is_named(project: Path, params: Params) -> None:
-    (project / "data/landed/manifest.json").unlink()
-    (project / "data/landed").rmdir()
-    (project / "data").rmdir()
+    shutil.rmtree(project / "data")
     (project / "data").write_text("in the way")
     with pytest.raises(OutputError) as raised:
         generate(project, params)
@@ -95,3 +97,76 @@ def test_file_in_the_way_of_the_data_folder_is_named(project: Path, params: Para
         f"{project}/data/raw cannot be written: Not a directory. Make it writable "
         f"(ls -ld {project}/data; df -h {project}/data), then run the same command again."
     )
+
+
+def _random_pixels(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8)
+
+
+def _pictures(folder: Path, count: int, broken_count: int = 0) -> Path:
+    for index in range(count + broken_count):
+        file = folder / ("cat", "dog")[index % 2] / f"{index:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if index < broken_count:
+            file.write_text("<html>not found</html>")
+        else:
+            Image.fromarray(_random_pixels(index)).save(file)
+    return folder
+
+
+def test_a_folder_of_pictures_becomes_shards(project: Path) -> None:
+    generate(project, params_of("folder", path=str(_pictures(project / "own", 70)), image_px=12))
+    images = open_images(project / "data/raw")
+    assert images.classes == ("cat", "dog")
+    assert images.names_N[:2].tolist() == ["cat/000.png", "cat/002.png"]
+    assert images.labels_N.tolist() == [0] * 35 + [1] * 35
+    np.testing.assert_array_equal(images.take(np.array([1]))[0], _random_pixels(2))
+    assert (project / "data/raw/refused.csv").read_text() == "file,reason\n"
+    assert json.loads((project / "data/raw/manifest.json").read_text())["refused_count"] == 0
+
+
+def test_what_is_refused_is_listed_and_counted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _pictures(project / "own", 20, broken_count=2)
+    (folder / "cat/a\nb,c.png").write_bytes(b"")
+    (folder / "cat/Thumbs.db").write_bytes(b"")
+    generate(project, params_of("folder", path=str(folder), image_px=12, max_refused_share=0.2))
+    with (project / "data/raw/refused.csv").open(newline="") as opened:
+        assert list(csv.reader(opened)) == [
+            ["file", "reason"],
+            ["cat/000.png", "not an image"],
+            ["cat/Thumbs.db", "left by an operating system, not an image"],
+            ["cat/a\nb,c.png", "not an image"],
+            ["dog/001.png", "not an image"],
+        ]
+    assert json.loads((project / "data/raw/manifest.json").read_text())["refused_count"] == 4
+    assert len(open_images(project / "data/raw")) == 20
+    assert capsys.readouterr().out == (
+        "data/raw holds 20 images of 2 classes from folder.\n"
+        "Refused 4 files, listed with the reason in data/raw/refused.csv.\n"
+    )
+
+
+def test_too_many_refused_files_stop_the_stage_and_leave_the_older_shards(trained: Path) -> None:
+    before = (trained / "data/raw/manifest.json").read_bytes()
+    folder = _pictures(trained / "own", 3, broken_count=1)
+    with pytest.raises(DataError) as raised:
+        generate(trained, params_of("folder", path=str(folder), image_px=12, max_refused_share=0.2))
+    assert str(raised.value) == (
+        "1 of 4 files are refused, a share of 0.25; generate.max_refused_share allows 0.2. The first is cat/000.png "
+        "(not an image); work/refused.csv lists all. Mend or remove them, or raise that key."
+    )
+    assert (trained / "work/refused.csv").read_text() == "file,reason\ncat/000.png,not an image\n"
+    assert (trained / "data/raw/manifest.json").read_bytes() == before
+
+
+def test_a_share_of_refused_files_just_allowed_passes(project: Path) -> None:
+    folder = _pictures(project / "own", 3, broken_count=1)
+    generate(project, params_of("folder", path=str(folder), image_px=12, max_refused_share=0.25))
+    assert len(open_images(project / "data/raw")) == 3
+
+
+def test_files_of_operating_systems_count_against_no_share(project: Path) -> None:
+    folder = _pictures(project / "own", 4)
+    (folder / "cat/.DS_Store").write_bytes(b"")
+    generate(project, params_of("folder", path=str(folder), image_px=12, max_refused_share=0.0))
+    assert len(open_images(project / "data/raw")) == 4

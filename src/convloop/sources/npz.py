@@ -1,7 +1,11 @@
-"""One .npz file of arrays: `images` and `labels`, and if wanted `classes` and `splits`."""
+"""Arrays of numpy: `images` and `labels`, and if wanted `classes` and `splits`, in one .npz or in .npy files.
 
+An .npz is read whole; of images.npy only a batch is in memory at a time.
+"""
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +16,8 @@ from convloop.sources import Source
 
 if TYPE_CHECKING:
     from convloop.config import GenerateParams
+
+_BATCH_BYTES = 2**25
 
 
 def read_npz(settings: "GenerateParams") -> Source:
@@ -36,27 +42,78 @@ def read_npz(settings: "GenerateParams") -> Source:
         raise DataError(
             f"{file} cannot be read as .npz without pickles: {error}. Write it again with numpy.savez."
         ) from error
+    return _source(file, arrays, lambda start, stop: _images(file, arrays["images"])[start:stop])
+
+
+def read_npy(settings: "GenerateParams") -> Source:
+    """Read a folder of images.npy and labels.npy, and if wanted classes.npy and splits.npy, each as in an .npz.
+
+    Raises:
+        DataError: the folder is missing, a file is damaged, or an array is absent, misshapen or of another type.
+    """
+    folder = Path(str(settings.path)).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"params.yaml: generate.path is {folder}, which is not a folder. Set it to one of images.npy and labels.npy."
+        )
+    names = [name for name in ("images", "labels", "classes", "splits") if (folder / f"{name}.npy").is_file()]
+    arrays = {name: _mapped(folder / f"{name}.npy") for name in names}
+
+    def cut(start: int, stop: int) -> NDArray[np.uint8]:
+        # Mapped anew for each batch, since pages that were read stay in memory as long as their map does.
+        return np.array(_images(folder, _mapped(folder / "images.npy"))[start:stop])
+
+    return _source(folder, arrays, cut)
+
+
+def _mapped(file: Path) -> NDArray[Any]:
+    try:
+        array = np.load(file, mmap_mode="r")
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays")
+    except Exception as error:  # numpy raises several kinds for a damaged header
+        raise DataError(
+            f"{file} cannot be read as .npy without pickles: {error}. Write it again with numpy.save."
+        ) from error
+    return array
+
+
+def _source(file: Path, arrays: dict[str, NDArray[Any]], cut: Callable[[int, int], NDArray[np.uint8]]) -> Source:
     for name in ("images", "labels"):
         if name not in arrays:
             raise DataError(
                 f"{file} has no array `{name}`; it holds {', '.join(arrays) or 'nothing'}. Name them images and labels."
             )
-    images_NHWC, labels_N = _images(file, arrays["images"]), _labels(file, arrays["labels"], len(arrays["images"]))
+    shape_NHWC = _images(file, arrays["images"]).shape
+    labels_N = _labels(file, arrays["labels"], shape_NHWC[0])
     class_count = int(labels_N.max()) + 1
     classes = tuple(str(name) for name in np.ravel(arrays.get("classes", np.arange(class_count))))
     if len(classes) < class_count or len(set(classes)) < len(classes):
         raise DataError(
             f"{file}: classes names {len(set(classes))} classes, but labels go up to {class_count - 1}. Name each once."
         )
-    count, height_px, width_px, _ = images_NHWC.shape
-    batch = Batch(
-        images_NHWC,
-        labels_N,
-        _splits(file, arrays.get("splits"), count),
-        np.tile(np.array([height_px, width_px], np.int32), (count, 1)),
-        np.array([f"{file.stem}/{index:07d}" for index in range(count)]),
-    )
-    return Source(classes, [batch])
+    splits_N = _splits(file, arrays.get("splits"), shape_NHWC[0])
+    return Source(classes, _batches(file.stem, shape_NHWC, labels_N, splits_N, cut), image_count=len(labels_N))
+
+
+def _batches(
+    name: str,
+    shape_NHWC: tuple[int, ...],
+    labels_N: NDArray[np.int64],
+    splits_N: NDArray[np.int8],
+    cut: Callable[[int, int], NDArray[np.uint8]],
+) -> Iterator[Batch]:
+    image_count, *shape_HWC = shape_NHWC
+    step = max(1, _BATCH_BYTES // int(np.prod(shape_HWC)))
+    for start in range(0, image_count, step):
+        stop = min(start + step, image_count)
+        yield Batch(
+            cut(start, stop),
+            labels_N[start:stop],
+            splits_N[start:stop],
+            np.tile(np.array(shape_HWC[:2], np.int32), (stop - start, 1)),
+            np.array([f"{name}/{index:07d}" for index in range(start, stop)]),
+        )
 
 
 def _images(file: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
