@@ -174,7 +174,8 @@ def test_a_value_out_of_range_is_named(tree: dict[str, Any], message: str) -> No
     [
         (
             {"generate": {"source": "cifar"}},
-            'generate.source is "cifar". Known sources: synthetic, noise, cifar10, npz. Did you mean cifar10?',
+            'generate.source is "cifar". Known sources: synthetic, noise, folder, csv, archive, parquet, idx, cifar10, '
+            "cifar100, npz, npy. Did you mean cifar10?",
         ),
         (
             {"train": {"net": {"name": "ccn3"}}},
