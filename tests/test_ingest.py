@@ -1,5 +1,6 @@
 """Ingest: new images land once, whole and tracked, or are refused with a reason, whatever is killed when."""
 
+import csv
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from convloop.claims import claim_inbox
 from convloop.config import Params
 from convloop.core.images import Images, open_images
 from convloop.errors import DataError, PipelineError
 from convloop.ingest import Ingested, has_incoming, ingest
 from convloop.pipeline import STAGES
 from convloop.reporting.publish import publish_training
+from convloop.to_label import read_queue, write_queue
 from convloop.tracking import Tracker
 from tests.conftest import Convloop, environment
 
@@ -37,6 +41,14 @@ def drop(project: Path, name: str, pixels_HWC: NDArray[np.uint8]) -> Path:
     file = project / "data/incoming" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels_HWC).save(file)
+    return settled(file)
+
+
+def table(project: Path, name: str, rows: str) -> Path:
+    """Put a table of paths and labels into the inbox."""
+    file = project / "data/incoming" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"path,label\n{rows}")
     return settled(file)
 
 
@@ -60,11 +72,14 @@ def images_of(project: Path) -> Images:
 
 
 def refusals(project: Path) -> dict[str, str]:
-    """Give the reason of each refused file, which must lie beside it."""
-    found = sorted((project / "work/refused").glob("*/*/*.reason.txt"))
-    for reason in found:
-        assert reason.with_name(reason.name.removesuffix(".reason.txt")).is_file()
-    return {f"{file.parent.name}/{file.name.removesuffix('.reason.txt')}": file.read_text() for file in found}
+    """Give the reason of each refused file, which must lie beside the table of reasons."""
+    found = {}
+    for table in (project / "work/refused").glob("*/refused.csv"):
+        with table.open(newline="") as opened:
+            for row in csv.DictReader(opened):
+                assert (table.parent / row["name"]).is_file()
+                found[row["name"]] = row["reason"]
+    return found
 
 
 # What lands
@@ -150,6 +165,116 @@ def test_test_split_of_old_images_does_not_move(
     assert set(after_N[600:]) == {0, 1, 2}
 
 
+# Tables, deliveries, and what has no label
+
+
+@pytest.mark.system
+def test_table_labels_the_images_beside_it(trained: Path, repository: Path) -> None:
+    one, two, _ = classes(trained)
+    drop(trained, "march/x.png", picture(1))
+    drop(trained, "march/deep/y.png", picture(2))
+    table(trained, "march/labels.csv", f"x.png,{two}\ndeep/y.png,{one}\n")
+    assert ingest(trained) == Ingested(2, 0, 0)
+    images = images_of(trained)
+    assert images.names_N[600:].tolist() == ["march/deep/y.png", "march/x.png"]
+    assert [images.classes[label] for label in images.labels_N[600:]] == [one, two]
+    assert list((trained / "data/incoming").iterdir()) == []
+
+
+@pytest.mark.system
+def test_shard_says_what_came_from_where_and_when(trained: Path, repository: Path) -> None:
+    one, two, _ = classes(trained)
+    (known_HWC,) = images_of(trained).take(np.array([5]))
+    right = images_of(trained).classes[images_of(trained).labels_N[5]]
+    drop(trained, f"{one}/a.png", picture(1))
+    drop(trained, f"vendor/{one}/b.png", picture(2))
+    drop(trained, "x.png", picture(3))
+    drop(trained, "y.png", known_HWC)
+    drop(trained, "z.png", picture(4)).write_text("hello")
+    settled(trained / "data/incoming/z.png")
+    table(trained, "march.csv", f"x.png,{two}\ny.png,{right}\nz.png,{two}\n")
+    assert ingest(trained) == Ingested(3, 1, 1)
+    shards = landed(trained)["shards"]
+    assert [
+        (shard["source"], shard["image_count"], shard["known_count"], shard["refused_count"]) for shard in shards
+    ] == [("incoming", 1, 0, 0), ("march.csv", 1, 1, 1), ("vendor", 1, 0, 0)]
+    for shard in shards:
+        came = datetime.fromisoformat(shard["ingested_utc"])
+        assert abs(datetime.now(UTC) - came) < timedelta(hours=1)
+        assert shard["name"].startswith(came.strftime("%Y%m%dT%H%M%S"))
+
+
+def test_images_without_a_label_wait_in_the_queue(trained: Path) -> None:
+    drop(trained, "loose.png", picture(1))
+    drop(trained, "unlabelled/a.png", picture(2))
+    drop(trained, "vendor/unlabelled/b.PNG", picture(3))
+    result = ingest(trained)
+    assert result.summary == "Ingested 0 new images, 3 to be labelled (data/to_label)."
+    rows = read_queue(trained)
+    assert [(row["label"], row["came_as"], row["came_from"]) for row in rows.values()] == [
+        ("", "loose.png", "incoming"),
+        ("", "unlabelled/a.png", "incoming"),
+        ("", "vendor/unlabelled/b.PNG", "vendor"),
+    ]
+    for path, seed in zip(rows, (1, 2, 3), strict=True):
+        with Image.open(trained / "data/to_label" / path) as opened:
+            np.testing.assert_array_equal(np.asarray(opened), picture(seed))
+    assert len(images_of(trained)) == 600
+
+
+def test_image_is_queued_once(trained: Path) -> None:
+    for name in ("a.png", "b.png"):
+        drop(trained, name, picture(1))
+    assert ingest(trained) == Ingested(0, 1, 0, 1)
+    drop(trained, "c.png", picture(1))
+    assert ingest(trained) == Ingested(0, 1, 0, 0)
+
+
+def test_image_that_has_its_label_already_is_not_queued(trained: Path) -> None:
+    drop(trained, "loose.png", images_of(trained).take(np.array([5]))[0])
+    assert ingest(trained) == Ingested(0, 1, 0)
+    assert not (trained / "data/to_label").exists()
+
+
+@pytest.mark.system
+def test_queue_filled_in_goes_back_into_the_inbox(trained: Path, repository: Path) -> None:
+    one, *_ = classes(trained)
+    drop(trained, "first.png", picture(1))
+    drop(trained, "second.png", picture(2))
+    ingest(trained)
+    rows = read_queue(trained)
+    next(iter(rows.values()))["label"] = one
+    write_queue(trained, rows)
+    (trained / "data/to_label").rename(trained / "data/incoming/labelled")
+    for file in (trained / "data/incoming/labelled").iterdir():
+        settled(file)
+    assert ingest(trained) == Ingested(1, 0, 0, 1)
+    assert images_of(trained).names_N[600:].tolist() == ["first.png"]
+    assert landed(trained)["shards"][0]["source"] == "incoming"
+    assert [(row["came_as"], row["came_from"]) for row in read_queue(trained).values()] == [("second.png", "incoming")]
+
+
+def test_damaged_queue_is_named(trained: Path) -> None:
+    drop(trained, "a.png", picture(1))
+    ingest(trained)
+    (trained / "data/to_label/labels.csv").write_text("nothing,here\n1,2\n")
+    drop(trained, "b.png", picture(2))
+    with pytest.raises(DataError) as raised:
+        ingest(trained)
+    assert str(raised.value) == (
+        f"{trained}/data/to_label/labels.csv cannot be read: 'path'. "
+        "Save it as CSV in UTF-8 whose first line names path and label."
+    )
+    assert has_incoming(trained)
+
+
+def test_file_whose_name_is_not_utf8_is_refused(trained: Path) -> None:
+    drop(trained, f"{classes(trained)[0]}/a\udcff.png", picture(1))
+    assert ingest(trained) == Ingested(0, 0, 1)
+    (refused,) = (trained / "work/refused").glob("*/refused.csv")
+    assert refused.read_text().splitlines()[1:] == [f"{classes(trained)[0]}/a\\xff.png,incoming,its name is not UTF-8"]
+
+
 # What does not
 
 
@@ -172,14 +297,14 @@ def test_known_pixels_under_another_label_are_refused(trained: Path) -> None:
         Ingested(0, 0, 1),
         "Ingested 0 new images, 1 refused (work/refused).",
     )
-    assert refusals(trained) == {f"{wrong}/again.png": f"the same pixels are known as {right}\n"}
+    assert refusals(trained) == {f"{wrong}/again.png": f"the same pixels are known as {right}"}
 
 
 def test_unknown_class_is_refused(trained: Path) -> None:
     drop(trained, "unicorn/a.png", picture(1))
     assert ingest(trained) == Ingested(0, 0, 1)
     assert refusals(trained) == {
-        "unicorn/a.png": f"class unicorn is not one of {', '.join(classes(trained))}\n",
+        "unicorn/a.png": f"class unicorn is not one of {', '.join(classes(trained))}",
     }
 
 
@@ -188,7 +313,7 @@ def test_file_that_is_no_image_is_refused(trained: Path) -> None:
     drop(trained, f"{one}/a.png", picture(1)).write_text("hello")
     settled(trained / "data/incoming" / one / "a.png")
     assert ingest(trained) == Ingested(0, 0, 1)
-    assert refusals(trained) == {f"{one}/a.png": "not an image\n"}
+    assert refusals(trained) == {f"{one}/a.png": "not an image"}
 
 
 def test_damaged_image_is_refused(trained: Path) -> None:
@@ -219,7 +344,10 @@ def test_empty_inbox_is_left_alone(trained: Path) -> None:
 def test_file_still_being_written_waits_for_the_next_time(trained: Path) -> None:
     file = drop(trained, f"{classes(trained)[0]}/a.png", picture(1))
     os.utime(file, (time.time() + 60, time.time() + 60))
-    assert ingest(trained) == Ingested(0, 0, 0)
+    result = ingest(trained)
+    assert result.summary == (
+        f"Ingested 0 new images.\nLeft in data/incoming: {classes(trained)[0]}/a.png was changed less than 2 s ago."
+    )
     assert file.is_file()
 
 
@@ -228,7 +356,8 @@ def test_links_are_not_followed(trained: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     Image.fromarray(picture(1)).save(tmp_path / "private.png")
     (folder / "a.png").symlink_to(tmp_path / "private.png")
-    assert ingest(trained) == Ingested(0, 0, 0)
+    link = f"{classes(trained)[0]}/a.png is a link or no regular file"
+    assert ingest(trained) == Ingested(0, 0, 0, waiting=(link,))
     assert (tmp_path / "private.png").is_file()
 
 
@@ -265,9 +394,8 @@ def test_failing_dvc_leaves_the_claim_to_the_next_ingest(trained: Path) -> None:
 @pytest.mark.system
 def test_claim_left_behind_is_taken_up_with_what_is_new(trained: Path, repository: Path) -> None:
     one, two, _ = classes(trained)
-    claim = trained / "work/claims/20260101T000000000000"
-    (claim / one).mkdir(parents=True)
-    drop(trained, f"{one}/a.png", picture(1)).rename(claim / one / "a.png")
+    drop(trained, f"{one}/a.png", picture(1))
+    claim_inbox(trained, tuple(classes(trained)), ())
     drop(trained, f"{two}/b.png", picture(2))
     assert ingest(trained) == Ingested(2, 0, 0)
     assert len(landed(trained)["shards"]) == 2
@@ -278,19 +406,18 @@ def test_claim_left_behind_is_taken_up_with_what_is_new(trained: Path, repositor
 @pytest.mark.system
 def test_claim_that_landed_before_the_kill_is_not_added_again(trained: Path, repository: Path) -> None:
     one, *_ = classes(trained)
-    file = drop(trained, f"{one}/a.png", picture(1))
-    content = file.read_bytes()
+    drop(trained, f"{one}/a.png", picture(1))
+    claim_inbox(trained, tuple(classes(trained)), ())
+    shutil.copytree(trained / "work/claims", trained / "kept")
     ingest(trained)
     before = landed(trained)
-    claim = trained / "work/claims/20260101T000000000000" / one
-    claim.mkdir(parents=True)
-    (claim / "a.png").write_bytes(content)
+    shutil.copytree(trained / "kept", trained / "work/claims", dirs_exist_ok=True)
     assert ingest(trained) == Ingested(0, 1, 0)
     assert landed(trained) == before
 
 
 def _claimed(project: Path) -> bool:
-    return any((project / "work/claims").glob("*/*/*"))
+    return any((project / "work/claims").glob("*/files/*"))
 
 
 def _shard_written(project: Path) -> bool:
@@ -328,6 +455,74 @@ def test_killed_ingest_is_finished_by_the_next(
     assert len(images) == 603
     np.testing.assert_array_equal(images.take(np.arange(600, 603)), [picture(seed) for seed in range(3)])
     assert list((trained / "work/claims").iterdir()) == []
+
+
+# Dies at the n-th change of a file or start of dvc, whatever it is, as if the machine had pulled the plug on it there.
+_DIE_AT_CHANGE = """
+import os, signal, sys
+from pathlib import Path
+
+left, here = int(sys.argv[1]), str(Path.cwd())
+
+def count(event, arguments):
+    global left
+    writes = event == "open" and str(arguments[0]).startswith(here) and set(arguments[1] or "") & set("wxa")
+    if writes or event in ("os.rename", "os.remove", "os.rmdir", "subprocess.Popen"):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    from convloop.ingest import ingest
+
+    sys.addaudithook(count)
+    ingest(Path.cwd())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.system
+@pytest.mark.timeout(1800)
+def test_ingest_killed_before_any_change_loses_and_doubles_nothing(trained: Path, repository: Path) -> None:
+    one, two, three = classes(trained)
+    (trained / "die.py").write_text(_DIE_AT_CHANGE)
+    shutil.copytree(trained / "data", trained / "kept")
+    change = -1
+    killed = True
+    while killed:
+        change += 1
+        for folder in ("data", "work", ".dvc/cache"):
+            shutil.rmtree(trained / folder, ignore_errors=True)
+        shutil.copytree(trained / "kept", trained / "data")
+        drop(trained, f"{one}/a.png", picture(1))
+        drop(trained, "march/x.png", picture(2))
+        drop(trained, "march/y.png", picture(3))
+        table(trained, "march/labels.csv", f"x.png,{two}\ny.png,{three}\n")
+        drop(trained, "loose.png", picture(4))
+        drop(trained, "unicorn/a.png", picture(5))
+        done = subprocess.run(
+            [sys.executable, "die.py", str(change)], cwd=trained, env=environment(trained), capture_output=True
+        )
+        killed = done.returncode == -signal.SIGKILL
+        assert killed or done.returncode == 0, done.stderr
+        ingest(trained)
+        images = images_of(trained)
+        taken = {
+            name: (images.classes[label], images.take(np.array([place]))[0].tobytes())
+            for place, (name, label) in enumerate(zip(images.names_N, images.labels_N, strict=True))
+            if place >= 600
+        }
+        assert len(images) == 603, change
+        assert taken == {
+            f"{one}/a.png": (one, picture(1).tobytes()),
+            "march/x.png": (two, picture(2).tobytes()),
+            "march/y.png": (three, picture(3).tobytes()),
+        }, change
+        assert [row["came_as"] for row in read_queue(trained).values()] == ["loose.png"], change
+        assert list(refusals(trained)) == ["unicorn/a.png"], change
+        assert not has_incoming(trained), change
+        assert len(list((trained / "data/landed").glob("*.npy.dvc"))) == len(landed(trained)["shards"]) == 2, change
+    assert change > 25
 
 
 def test_ingest_by_hand_says_what_came_of_it(trained: Path, convloop: Convloop) -> None:

@@ -81,8 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     word.set_defaults(command=_predict)
     word = words.add_parser("models", help="versions, aliases and scores of the registered model")
     word.set_defaults(command=_models)
-    word = words.add_parser("ingest", help="take labelled images from data/incoming/<class>/ into the data")
+    word = words.add_parser("ingest", help="take new images from data/incoming into the data")
     word.set_defaults(command=_ingest)
+    word = words.add_parser("takedown", help="remove images from all data for good, by source or name")
+    word.add_argument("names", nargs="+", metavar="SOURCE|NAME", help="a folder of names ends in /")
+    word.set_defaults(command=_takedown)
     word = words.add_parser("retrain", help="ingest, dvc repro, verdict, all under one lock and one ledger row")
     word.add_argument("--slot", help=argparse.SUPPRESS)
     word.set_defaults(command=_retrain)
@@ -191,6 +194,13 @@ def _ingest(arguments: argparse.Namespace) -> int:
     print(ingested.summary)
     if ingested.added_count:
         print("Keep them: git add data/landed && git commit. Train on them: dvc repro")
+    return 0
+
+
+def _takedown(arguments: argparse.Namespace) -> int:
+    from convloop.takedown import take_down
+
+    print(take_down(_project(), arguments.names).summary)
     return 0
 
 

@@ -1,187 +1,241 @@
-"""Take labelled images out of the inbox into an immutable shard that DVC tracks.
+"""Take images out of the inbox: labelled ones into immutable shards that DVC tracks, others into the labelling queue.
 
-Images dropped into data/incoming/<class>/ are claimed by a rename, so that what arrives later waits for the next time;
-the claim is deleted only when the shard is whole, hashed into DVC and listed. Killed anywhere, the next ingest takes
-the claim up again, and known pixels are not added twice. A picture that cannot be used goes to work/refused.
+A claim is deleted only when its shards are whole, hashed into DVC and listed, and its other files put away. Killed
+anywhere, the next ingest goes on with the claim, and known pixels are not added twice. What cannot be used goes to
+work/refused with a reason.
 """
 
+import csv
 import hashlib
-import shutil
-import subprocess
-import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import io
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convloop.core.decode import decode
+from convloop.claims import CLAIMS, claim_inbox, claimed_utc, read_claim, settle_claim
 from convloop.core.folders import write_text
 from convloop.core.images import (
     NO_SPLIT,
+    SHARD_IMAGE_COUNT,
     Batch,
     Images,
     content_hashes,
-    manifest_text,
     open_images,
     read_manifest,
     shard_of,
     write_shard,
 )
-from convloop.errors import PipelineError
-from convloop.processes import environment
+from convloop.core.takedown_list import read_takedown
+from convloop.inbox import INCOMING, Item
+from convloop.landed import INGEST_LOCK, LANDED, list_shards, track
+from convloop.sources import Encoded, Refused, is_text, shown
+from convloop.sources.pool import Form, decoded_batches
 from convloop.store import locked
+from convloop.to_label import Unlabelled, enqueue
 
-INCOMING, LANDED, CLAIMS, REFUSED = "data/incoming", "data/landed", "work/claims", "work/refused"
-_SETTLE_S = 2.0  # a file untouched for so long is taken to be whole
-
-
-class Decoded(NamedTuple):
-    """A claimed file and what it shows."""
-
-    file: Path
-    pixels: NDArray[np.uint8]
-    original_px: tuple[int, int]
+REFUSED = "work/refused"
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What came of one ingest."""
+    """What came of one ingest; `waiting` says what was left in the inbox, and why."""
 
     added_count: int
     known_count: int
     refused_count: int
+    queued_count: int = 0
+    waiting: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
         parts = [f"{self.added_count:,} new images"]
         if self.known_count:
             parts.append(f"{self.known_count:,} known already")
+        if self.queued_count:
+            parts.append(f"{self.queued_count:,} to be labelled (data/to_label)")
         if self.refused_count:
             parts.append(f"{self.refused_count:,} refused (work/refused)")
-        return f"Ingested {', '.join(parts)}."
+        return "\n".join([f"Ingested {', '.join(parts)}.", *(f"Left in {INCOMING}: {what}." for what in self.waiting)])
+
+
+class Fresh(NamedTuple):
+    """A labelled image that is new."""
+
+    item: Item
+    pixels_HWC: NDArray[np.uint8]
+    original_px: tuple[int, int]
+
+
+@dataclass
+class Rest:
+    """What a claim holds beside fresh images."""
+
+    known: Counter[str] = field(default_factory=Counter)  # by source
+    unlabelled: list[Unlabelled] = field(default_factory=list)
+    refused: list[tuple[Item, str]] = field(default_factory=list)
 
 
 def ingest(project: Path) -> Ingested:
-    """Take in all that lies in data/incoming/<class>/; with nothing there, do nothing.
+    """Take in all that lies in data/incoming; with nothing there, do nothing.
 
     Raises:
         DataError: data/raw is missing, so that classes and image size are unknown; the images stay where they are.
-        PipelineError: DVC could not track the new shard; the claim stays and the next ingest goes on with it.
+        PipelineError: DVC could not track the new shards; the claim stays and the next ingest goes on with it.
+        OutputError: files cannot be moved from the inbox.
     """
-    with locked(project / "work/ingest.lock"):
+    with locked(project / INGEST_LOCK):
         if not has_incoming(project):
             return Ingested(0, 0, 0)
-        read_manifest(project / "data/raw")  # nothing is claimed that could not be fitted in
-        _claim(project)
-        claims = sorted((project / CLAIMS).glob("*"))
-        results = [_take_in(project, claim) for claim in claims]
-    return Ingested(*(sum(counts) for counts in zip(*results, strict=True))) if results else Ingested(0, 0, 0)
+        classes = tuple(
+            read_manifest(project / "data/raw")["classes"]
+        )  # nothing is claimed that could not be fitted in
+        waiting = claim_inbox(project, classes, _landed_names(project))
+        counts = [_take_in(project, claim) for claim in sorted((project / CLAIMS).glob("*"))]
+    added, known, refused, queued = (sum(count) for count in zip((0, 0, 0, 0), *counts, strict=True))
+    return Ingested(added, known, refused, queued, waiting)
 
 
 def has_incoming(project: Path) -> bool:
     """Tell whether an ingest would find anything, here or in a claim that was cut off."""
-    return any((project / CLAIMS).glob("*")) or any(_incoming(project))
+    below = (project / INCOMING).rglob("*")
+    return any((project / CLAIMS).glob("*")) or any(not path.is_dir() or path.is_symlink() for path in below)
 
 
-def _incoming(project: Path) -> list[Path]:
-    return sorted(file for file in (project / INCOMING).glob("*/*") if file.is_file() and not file.is_symlink())
+def _landed_names(project: Path) -> set[str]:
+    names: set[str] = set()
+    for entry in read_manifest(project / LANDED)["shards"]:
+        facts_file = shard_of(project / LANDED, entry["name"])[1]
+        if facts_file.is_file():  # open_images will say what is missing
+            with np.load(facts_file) as facts:
+                names |= set(facts["names"].tolist())
+    return names
 
 
-def _claim(project: Path) -> None:
-    """Move what lies in the inbox aside; a file still being written is left for the next time."""
-    if any(_age_s(file) < _SETTLE_S for file in _incoming(project)):
-        time.sleep(_SETTLE_S)
-    files = [file for file in _incoming(project) if _age_s(file) >= _SETTLE_S]
-    claim = project / CLAIMS / datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    for file in files:
-        (claim / file.parent.name).mkdir(parents=True, exist_ok=True)
-        file.rename(claim / file.parent.name / file.name)
-
-
-def _age_s(file: Path) -> float:
-    return time.time() - file.stat().st_mtime
-
-
-def _take_in(project: Path, claim: Path) -> tuple[int, int, int]:
+def _take_in(project: Path, claim: Path) -> tuple[int, int, int, int]:
     images = open_images(project / "data/raw", project / LANDED)
-    good, refused = _decode_all(claim, images)
-    known = dict(zip((bytes(content) for content in images.content_N), images.labels_N, strict=True))
-    fresh: list[Decoded] = []
-    for decoded in good:
-        content, label = bytes(content_hashes(decoded.pixels[None])[0]), images.classes.index(decoded.file.parent.name)
-        if content not in known:
-            known[content] = np.int64(label)
-            fresh.append(decoded)
-        elif known[content] != label:
-            refused.append((decoded.file, f"the same pixels are known as {images.classes[known[content]]}"))
-    _refuse(project, claim, refused)
-    if fresh:
-        _land(project, claim, fresh, images.classes)
-    left_count = sum(1 for file in claim.glob("*/*") if file.is_file())
-    shutil.rmtree(claim)
-    return len(fresh), left_count - len(fresh), len(refused)
+    _remove_unlisted(project, claim.name)
+    entries: list[dict[str, Any]] = []
+    rest = Rest()
+    for source, fresh in groupby(_fresh(project, claim, images, rest), lambda one: one.item.source):
+        while part := list(islice(fresh, SHARD_IMAGE_COUNT)):
+            entry = _write(project, claim, part, images.classes)
+            entries.append(entry | {"source": source, "ingested_utc": claimed_utc(claim)})
+    refused = Counter(item.source for item, _ in rest.refused)
+    for entry in entries:
+        entry |= {"known_count": rest.known[entry["source"]], "refused_count": refused[entry["source"]]}
+    if entries:
+        _land(project, entries, images.classes)
+    queued_count = enqueue(project, rest.unlabelled, claimed_utc(claim))
+    _refuse(project, claim, rest.refused)
+    settle_claim(project, claim)
+    known_count = rest.known.total() + len(rest.unlabelled) - queued_count
+    return sum(entry["image_count"] for entry in entries), known_count, len(rest.refused), queued_count
 
 
-def _decode_all(claim: Path, images: Images) -> tuple[list[Decoded], list[tuple[Path, str]]]:
+def _fresh(project: Path, claim: Path, images: Images, rest: Rest) -> Iterator[Fresh]:
+    """Decode the files of a claim, by source, and give those that are new; all others are noted in `rest`."""
+    names = [images.classes[label] for label in images.labels_N]
+    known = dict(zip((bytes(content) for content in images.content_N), names, strict=True))
+    taken_down = {bytes.fromhex(one.content_sha256): one.utc[:10] for one in read_takedown(project)}
+    for item, pixels_HWC, original_px in _decoded(project, claim, images, rest):
+        content = bytes(content_hashes(pixels_HWC[None])[0])
+        if content in taken_down:
+            rest.refused.append((item, f"taken down on {taken_down[content]}"))
+        elif content in known and item.label in (known[content], None):
+            rest.known[item.source] += 1
+        elif content in known:
+            rest.refused.append((item, f"the same pixels are known as {known[content]}"))
+        elif item.label is None:
+            rest.unlabelled.append(Unlabelled(claim / "files" / item.file, content, item.name, item.source))
+        else:
+            known[content] = item.label
+            yield Fresh(item, pixels_HWC, original_px)
+
+
+def _decoded(project: Path, claim: Path, images: Images, rest: Rest) -> Iterator[Fresh]:
     side_px, _, channel_count = images.shape_HWC
-    good: list[Decoded] = []
-    refused: list[tuple[Path, str]] = []
-    for file in sorted(file for file in claim.glob("*/*") if file.is_file()):
-        if file.parent.name not in images.classes:
-            refused.append((file, f"class {file.parent.name} is not one of {', '.join(images.classes)}"))
-            continue
-        try:
-            good.append(Decoded(file, *decode(file, image_px=side_px, channel_count=channel_count)))
-        except ValueError as error:
-            refused.append((file, str(error)))
-    return good, refused
+    form = Form(side_px, channel_count, read_manifest(project / "data/raw").get("fit", "crop"))
+    items: dict[str, Item] = {}
+    for item in sorted(read_claim(claim)[0], key=lambda item: (item.source, item.file)):
+        reason = item.refusal or _unfit(item, images.classes)
+        if reason:
+            rest.refused.append((item, reason))
+        elif (claim / "files" / item.file).is_file():  # else it went away before it was moved
+            items[item.file] = item
+    encoded = [Encoded(file, claim / "files" / file, 0) for file in items]
+
+    def refuse(refused: Refused) -> None:
+        rest.refused.append((items[refused.name], refused.reason))
+
+    for batch in decoded_batches(encoded, form, refuse) if encoded else ():
+        for name, pixels_HWC, (height_px, width_px) in zip(
+            batch.names_N, batch.images_NHWC, batch.original_px_N2.tolist(), strict=True
+        ):
+            yield Fresh(items[str(name)], pixels_HWC, (height_px, width_px))
 
 
-def _land(project: Path, claim: Path, fresh: list[Decoded], classes: tuple[str, ...]) -> None:
-    landed = project / LANDED
-    manifest = read_manifest(landed)
-    # Labels in a shard count in the order of this manifest's classes, so that list may only grow.
-    own_classes = (*manifest["classes"], *(name for name in classes if name not in manifest["classes"]))
+def _unfit(item: Item, classes: tuple[str, ...]) -> str:
+    if item.label is not None and item.label not in classes:
+        return f"class {item.label} is not one of {', '.join(classes)}"
+    return "" if is_text(item.name + item.file) else "its name is not UTF-8"
+
+
+def _write(project: Path, claim: Path, fresh: list[Fresh], classes: tuple[str, ...]) -> dict[str, Any]:
+    own_classes = _classes(project, classes)
     batch = Batch(
-        np.stack([decoded.pixels for decoded in fresh]),
-        np.array([own_classes.index(decoded.file.parent.name) for decoded in fresh], np.int64),
+        np.stack([one.pixels_HWC for one in fresh]),
+        np.array([own_classes.index(str(one.item.label)) for one in fresh], np.int64),
         np.full(len(fresh), NO_SPLIT, np.int8),
-        np.array([decoded.original_px for decoded in fresh], np.int32),
-        np.array([f"{decoded.file.parent.name}/{decoded.file.name}" for decoded in fresh]),
+        np.array([one.original_px for one in fresh], np.int32),
+        np.array([one.item.name for one in fresh]),
     )
-    name = f"{claim.name}-{hashlib.sha256(content_hashes(batch.images_NHWC).tobytes()).hexdigest()[:8]}"
-    entry: dict[str, Any] = write_shard(landed, name, batch)
-    _track(project, [file.relative_to(project).as_posix() for file in shard_of(landed, name)])
-    # The manifest is what every stage trusts: it changes last, in one step.
-    others = [shard for shard in manifest["shards"] if shard["name"] != name]
-    write_text(landed / "manifest.json", manifest_text(own_classes, [*others, entry], {}))
+    digest = hashlib.sha256(content_hashes(batch.images_NHWC).tobytes()).hexdigest()
+    return write_shard(project / LANDED, f"{claim.name}-{digest[:8]}", batch)
 
 
-def _track(project: Path, files: list[str]) -> None:
-    """Hash the files into DVC's cache, and push them where a default remote is set."""
-    _dvc(project, "add", *files)
-    if _dvc(project, "config", "core.remote", check=False).strip():
-        _dvc(project, "push", *files)
+def _classes(project: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the classes by which landed labels count: that list may only grow, whatever data/raw becomes."""
+    own = read_manifest(project / LANDED)["classes"]
+    return (*own, *(name for name in classes if name not in own))
 
 
-def _dvc(project: Path, *words: str, check: bool = True) -> str:
-    answer = subprocess.run(
-        ["dvc", *words], cwd=project, env=environment(), capture_output=True, text=True, check=False
-    )
-    if check and answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["no message"])[0]
-        raise PipelineError(
-            f"dvc {words[0]} failed: {last}. The images wait in {CLAIMS}; mend it, then: convloop ingest"
-        )
-    return answer.stdout
+def _land(project: Path, entries: list[dict[str, Any]], classes: tuple[str, ...]) -> None:
+    files = [file for entry in entries for file in shard_of(project / LANDED, entry["name"])]
+    track(project, files, f"The images wait in {CLAIMS}; mend it, then: convloop ingest")
+    list_shards(project, _classes(project, classes), [*read_manifest(project / LANDED)["shards"], *entries])
 
 
-def _refuse(project: Path, claim: Path, refused: list[tuple[Path, str]]) -> None:
-    for file, reason in refused:
-        place = project / REFUSED / claim.name / file.parent.name
-        place.mkdir(parents=True, exist_ok=True)
-        file.rename(place / file.name)
-        (place / f"{file.name}.reason.txt").write_text(reason + "\n", encoding="utf-8")
+def _remove_unlisted(project: Path, claim_name: str) -> None:
+    """Take away what this claim wrote before a kill and never listed: it may be cut otherwise now."""
+    listed = {entry["name"] for entry in read_manifest(project / LANDED)["shards"]}
+    for file in (project / LANDED).glob(f"{claim_name}-*"):
+        if file.name.split(".")[0] not in listed:
+            file.unlink()
+
+
+def _refuse(project: Path, claim: Path, refused: list[tuple[Item, str]]) -> None:
+    """Move files of no use aside; the table of reasons comes first, so that none lies there without one."""
+    if not refused:
+        return
+    place = project / REFUSED / claim.name
+    rows = [("name", "source", "reason")]
+    if (place / "refused.csv").is_file():
+        with (place / "refused.csv").open(encoding="utf-8", newline="") as before:
+            rows = [(name, source, reason) for name, source, reason in csv.reader(before)]
+    rows += [(shown(item.name), shown(item.source), reason) for item, reason in refused]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(dict.fromkeys(rows))
+    write_text(place / "refused.csv", text.getvalue())
+    for item, _ in refused:
+        file = claim / "files" / item.file
+        if item.file and file.is_file():
+            (place / item.file).parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                file.rename(place / item.file)

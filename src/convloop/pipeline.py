@@ -48,8 +48,8 @@ _EVALUATION = tuple(
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("generate", "bring images of any source into shards", (), ("data/raw",)),
-        Stage("prepare", "split, check and measure the data", _DATA, ("data/prepared",)),
+        Stage("generate", "bring images of any source into shards", ("data/takedown.csv",), ("data/raw",)),
+        Stage("prepare", "split, check and measure the data", (*_DATA, "data/takedown.csv"), ("data/prepared",)),
         Stage(
             "train",
             "train the net and package the model",

@@ -66,6 +66,8 @@ def _run(project: Path, tracker: "Tracker", lock: IO[str], asked: str, row_id: i
     if not (project / "data/raw/manifest.json").is_file():
         _dvc_repro(project, lock, log, "generate")  # ingest must know the classes and the image size
     ingested = ingest(project)
+    if ingested.waiting:
+        print(ingested.summary, flush=True)
     reason = f"{asked}; new data: {ingested.added_count} images" if ingested.added_count else asked
     print(f"Retraining {row_id}: {reason}. Follow it: tail -f {log.relative_to(project)}", flush=True)
     tags = {"retraining.reason": reason, "retraining.new_images": str(ingested.added_count)}

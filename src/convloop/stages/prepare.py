@@ -8,6 +8,7 @@ from convloop.core.folders import fresh_folder
 from convloop.core.images import open_images
 from convloop.core.prepared import write_prepared
 from convloop.core.split import split_by_content
+from convloop.core.takedown_list import read_takedown, refuse_listed
 from convloop.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ def prepare(params: "Params", project: Path, tracker: "Tracker") -> None:
     """Split the images by their content, check them, and write statistics and card.
 
     Raises:
-        DataError: a shard is damaged, or a finding blocks.
+        DataError: a shard is damaged or holds what was taken down, or a finding blocks.
     """
     settings = params.prepare
     images = open_images(project / "data/raw", project / "data/landed")
+    refuse_listed(images, read_takedown(project))
     splits_N = split_by_content(
         images.content_N, images.splits_N, val_share=settings.val_share, test_share=settings.test_share
     )
