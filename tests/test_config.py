@@ -95,6 +95,14 @@ def test_an_unknown_key_is_named_with_the_nearest(tree: dict[Any, Any], message:
     assert _message(tree) == message
 
 
+def test_the_ends_of_a_range_come_in_order() -> None:
+    with pytest.raises(ParamsError) as caught:
+        check({"prepare": {"brightness_range": [200.0, 10.0]}})
+    assert str(caught.value) == (
+        "params.yaml: prepare.brightness_range is [200.0, 10.0]; the least comes first. Use [10.0, 200.0]."
+    )
+
+
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
@@ -104,7 +112,8 @@ def test_an_unknown_key_is_named_with_the_nearest(tree: dict[Any, Any], message:
         ),
         (
             {"prepare": [1]},
-            "prepare is [1], but must hold keys of its own. Known keys: val_share, test_share, min_class_image_count.",
+            "prepare is [1], but must hold keys of its own. Known keys: val_share, test_share, min_class_image_count, "
+            "classes, original_px_range, brightness_range, test_sha256, label_check_image_count.",
         ),
         (
             {"train": {"net": "cnn3"}},

@@ -67,6 +67,28 @@ class PrepareParams(Section):
     min_class_image_count: Annotated[
         Count, Field(description="images that each class must have in each of train, val and test")
     ] = 5
+    classes: Annotated[
+        list[str] | None, Field(min_length=2, description="classes that must be there, and no other; any when absent")
+    ] = None
+    original_px_range: Annotated[
+        list[Count] | None,
+        Field(min_length=2, max_length=2, description="least and most that a side of a source image may have"),
+    ] = None
+    brightness_range: Annotated[
+        list[Annotated[float, Field(ge=0, le=255)]] | None,
+        Field(min_length=2, max_length=2, description="least and most that an image's mean brightness may be, 0 to 255"),
+    ] = None
+    test_sha256: Annotated[
+        str | None,
+        Field(
+            min_length=64,
+            max_length=64,
+            description="a test set to keep, from `test_versions` of the data card: images that came later stay out of it",
+        ),
+    ] = None
+    label_check_image_count: Annotated[
+        int, Field(ge=0, le=1_000_000, description="images to search for wrong labels; 0 searches none")
+    ] = 20_000
 
 
 class NetParams(Section):
@@ -220,6 +242,12 @@ def _check_together(params: Params) -> None:
             f"{FILE_NAME}: prepare.val_share and prepare.test_share are {total:g} together, which leaves nothing to train on. "
             "Keep the two below 1."
         )
+    for key in ("original_px_range", "brightness_range"):
+        limits = getattr(params.prepare, key)
+        if limits and limits[0] > limits[1]:
+            raise ParamsError(
+                f"{FILE_NAME}: prepare.{key} is {limits}; the least comes first. Use {[limits[1], limits[0]]}."
+            )
     if params.generate.source in READS_PATH and params.generate.path is None:
         raise ParamsError(
             f"{FILE_NAME}: generate.source is {params.generate.source}, but generate.path is empty. Set it to the folder or file to read."

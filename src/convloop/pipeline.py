@@ -49,7 +49,18 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("generate", "bring images of any source into shards", ("data/takedown.csv",), ("data/raw",)),
-        Stage("prepare", "split, check and measure the data", (*_DATA, "data/takedown.csv"), ("data/prepared",)),
+        Stage(
+            "prepare",
+            "split, check and measure the data",
+            (*_DATA, "data/takedown.csv"),
+            (
+                "data/prepared",
+                "reports/prepare/report.json",
+                "reports/prepare/report.html",
+                "reports/prepare/card.html",
+                "reports/prepare/offenders.csv",
+            ),
+        ),
         Stage(
             "train",
             "train the net and package the model",

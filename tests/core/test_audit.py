@@ -1,75 +1,219 @@
 """The data gate's findings."""
 
-import numpy as np
+from dataclasses import replace
 
-from convloop.core.audit import Finding, audit
+import numpy as np
+import pytest
+
+from convloop.core.audit import Expected, Finding, audit
+from convloop.core.images import NO_SPLIT, Images
+from convloop.core.looks import measure_looks
 from convloop.core.split import TEST, TRAIN, VAL
+from convloop.core.twins import NearTwins
 
 from .pictures import images_of, random_pixels
 
 CLASSES = ("cat", "dog")
+# Enough test images of both classes for no warning.
+LABELS = [0, 1] * 34
+SPLITS = [TRAIN] * 4 + [VAL] * 4 + [TEST] * 60
+NO_TWINS = NearTwins(np.empty((0, 2), np.int64), np.empty(0, np.float32), 7, 0.0)
 
 
-def _audit(
-    labels: list[int], splits: list[int], *, twins: tuple[int, int] | None = None, least: int = 1
-) -> list[Finding]:
+def _images(labels: list[int], twins: tuple[int, int] | None = None) -> Images:
     pixels_NHWC = random_pixels(len(labels))
     if twins:
         pixels_NHWC[twins[1]] = pixels_NHWC[twins[0]]
-    images = images_of(pixels_NHWC, labels, CLASSES)
-    return audit(images, np.array(splits, np.int8), min_class_image_count=least)
+    return images_of(pixels_NHWC, labels, CLASSES)
+
+
+def _audit(
+    labels: list[int] = LABELS,
+    splits: list[int] = SPLITS,
+    *,
+    twins: tuple[int, int] | None = None,
+    near: list[tuple[int, int]] | None = None,
+    expected: Expected = Expected(1),  # noqa: B008 - it is frozen
+    images: Images | None = None,
+) -> list[Finding]:
+    images = images or _images(labels, twins)
+    pairs_P2 = np.array(near or [], np.int64).reshape(-1, 2)
+    found = replace(NO_TWINS, pairs_P2=pairs_P2, correlation_P=np.ones(len(pairs_P2), np.float32))
+    return audit(images, np.array(splits, np.int8), found, measure_looks(images), expected)
 
 
 def test_sound_data_give_no_finding() -> None:
-    assert _audit([0, 1] * 3, [TRAIN, TRAIN, VAL, VAL, TEST, TEST]) == []
+    assert _audit() == []
 
 
 def test_a_scarce_class_blocks_in_each_split() -> None:
-    assert _audit([0, 1, 0, 1, 0], [TRAIN, TRAIN, VAL, VAL, TEST]) == [
+    splits = [TRAIN if split == TEST and label else split for split, label in zip(SPLITS, LABELS, strict=True)]
+    assert _audit(splits=splits) == [
         Finding("scarce_class", True, "class dog has 0 images in test; prepare.min_class_image_count asks for 1")
     ]
 
 
 def test_a_class_below_the_count_asked_for_blocks() -> None:
-    findings = _audit([0, 1] * 3, [TRAIN, TRAIN, VAL, VAL, TEST, TEST], least=2)
+    findings = _audit(expected=Expected(3))
     assert [finding.message for finding in findings] == [
-        f"class {name} has 1 images in {split}; prepare.min_class_image_count asks for 2"
-        for split in ("train", "val", "test")
+        f"class {name} has 2 images in {split}; prepare.min_class_image_count asks for 3"
+        for split in ("train", "val")
         for name in CLASSES
     ]
 
 
+def test_fewer_than_thirty_test_images_of_a_class_warn() -> None:
+    assert _audit(splits=[*SPLITS[:-1], TRAIN]) == [
+        Finding("few_test_images", False, "1 class has fewer than 30 test images (dog 29): their scores are rough")
+    ]
+
+
 def test_twins_in_two_splits_block() -> None:
-    assert _audit([0, 1] * 3, [TRAIN, TRAIN, VAL, VAL, TEST, TEST], twins=(0, 4)) == [
+    assert _audit(twins=(0, 8)) == [
         Finding(
             "twins_across_splits",
             True,
-            "identical pixels under different splits (1 times, first 00000, 00004)",
+            "identical pixels under different splits (1 times, first 00000, 00008)",
+            ((0, 8),),
         )
     ]
+
+
+def test_a_twin_that_is_left_out_lies_in_no_split() -> None:
+    assert _audit(splits=[NO_SPLIT, *SPLITS[1:]], twins=(0, 8)) == []
 
 
 def test_twins_in_two_classes_block() -> None:
-    assert _audit([0, 1] * 3, [TRAIN, TRAIN, VAL, VAL, TEST, TEST], twins=(2, 3)) == [
+    assert _audit(twins=(0, 1)) == [
         Finding(
             "twins_across_classes",
             True,
-            "identical pixels under different labels (1 times, first 00002, 00003)",
+            "identical pixels under different labels (1 times, first 00000, 00001)",
+            ((0, 1),),
         )
     ]
 
 
+def test_every_group_of_twins_is_an_offender() -> None:
+    pixels_NHWC = random_pixels(len(LABELS))
+    pixels_NHWC[[3, 9]] = pixels_NHWC[0]
+    pixels_NHWC[20] = pixels_NHWC[5]
+    images = images_of(pixels_NHWC, LABELS, CLASSES)
+    across_classes = next(one for one in _audit(images=images) if one.rule == "twins_across_classes")
+    assert set(across_classes.offenders) == {(0, 3, 9), (5, 20)}
+
+
 def test_twins_in_one_split_and_class_are_fine() -> None:
-    assert _audit([0, 0, 1, 0, 1, 0, 1], [TRAIN, TRAIN, TRAIN, VAL, VAL, TEST, TEST], twins=(0, 1)) == []
+    assert _audit(twins=(0, 2)) == []
+
+
+def test_near_twins_between_test_and_train_warn() -> None:
+    assert _audit(near=[(0, 8), (2, 8), (4, 10)]) == [
+        Finding(
+            "near_twins_across_splits",
+            False,
+            "2 test images have near-twins in train or val (3.3% of test; the source gave them these splits)",
+            ((0, 8), (2, 8), (4, 10)),
+        )
+    ]
+
+
+def test_near_twins_within_a_split_or_left_out_are_fine() -> None:
+    assert _audit(splits=[NO_SPLIT, *SPLITS[1:]], near=[(0, 8), (8, 10), (2, 4)]) == []
+
+
+def test_one_leaking_image_of_two_hundred_is_not_yet_worth_a_warning() -> None:
+    labels, splits = [0, 1] * 104, [TRAIN] * 4 + [VAL] * 4 + [TEST] * 200
+    assert _audit(labels, splits, near=[(0, 8)]) == []
+    assert [one.rule for one in _audit(labels, splits, near=[(0, 8), (0, 10)])] == ["near_twins_across_splits"]
+
+
+def test_near_twins_under_two_labels_warn() -> None:
+    assert _audit(near=[(8, 9)]) == [
+        Finding("near_twins_across_classes", False, "1 pair of near-twins under different labels", ((8, 9),))
+    ]
+
+
+def test_a_search_that_was_not_possible_warns() -> None:
+    images = _images(LABELS)
+    blind = replace(NO_TWINS, distance_bits=None, false_share=0.25)
+    findings = audit(images, np.array(SPLITS, np.int8), blind, measure_looks(images), Expected(1))
+    assert findings == [
+        Finding(
+            "near_twins_unknown",
+            False,
+            "near-twins were not searched: of random pairs, 25.0% have equal perceptual hashes",
+        )
+    ]
 
 
 def test_strong_imbalance_warns_without_blocking() -> None:
-    labels = [0] * 63 + [1] * 3
-    splits = [TRAIN] * 61 + [VAL, TEST] + [TRAIN, VAL, TEST]
-    assert _audit(labels, splits) == [Finding("imbalance", False, "class cat has 21 times as many images as dog")]
+    labels = [0] * 630 + [1] * 30
+    splits = ([TRAIN, VAL] + [TEST] * 31) * 20
+    messages = [finding.message for finding in _audit(labels, splits) if finding.rule == "imbalance"]
+    assert messages == ["class cat has 21 times as many images as dog"]
 
 
 def test_twenty_to_one_is_not_yet_worth_a_warning() -> None:
-    labels = [0] * 60 + [1] * 3
-    splits = [TRAIN] * 58 + [VAL, TEST] + [TRAIN, VAL, TEST]
-    assert _audit(labels, splits) == []
+    labels, splits = [0] * 600 + [1] * 30, ([TRAIN, VAL] + [TEST] * 19) * 30
+    assert "imbalance" not in [finding.rule for finding in _audit(labels, splits)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("cat", "dog", "emu"), "class emu of prepare.classes is not in the data"),
+        (("cat",), "class dog of the data is not in prepare.classes"),
+    ],
+)
+def test_other_classes_than_expected_block(classes: tuple[str, ...], message: str) -> None:
+    assert _audit(expected=Expected(1, classes=classes)) == [Finding("classes", True, message)]
+
+
+def test_the_classes_expected_in_any_order_pass() -> None:
+    assert _audit(expected=Expected(1, classes=("dog", "cat"))) == []
+
+
+def test_originals_of_another_size_than_expected_block() -> None:
+    images = _images(LABELS)
+    images.original_px_N2[:] = 40
+    images.original_px_N2[3], images.original_px_N2[5] = (31, 40), (40, 101)
+    assert _audit(images=images, expected=Expected(1, original_px_range=[32, 100])) == [
+        Finding(
+            "original_px",
+            True,
+            "2 images have a side outside 32 to 100 px, which prepare.original_px_range allows",
+            ((3,), (5,)),
+        )
+    ]
+
+
+def test_originals_enlarged_to_twice_their_side_warn() -> None:
+    images = _images(LABELS)
+    images.original_px_N2[7] = (4, 9)
+    assert _audit(images=images) == [Finding("enlarged", False, "1 image was enlarged 2 times or more", ((7,),))]
+
+
+def test_a_brightness_outside_what_is_expected_blocks() -> None:
+    pixels_NHWC = random_pixels(len(LABELS))
+    pixels_NHWC[6] //= 4
+    images = images_of(pixels_NHWC, LABELS, CLASSES)
+    assert _audit(images=images, expected=Expected(1, brightness_range=[60.0, 200.0])) == [
+        Finding(
+            "brightness",
+            True,
+            "1 image has a brightness outside 60 to 200, which prepare.brightness_range allows",
+            ((6,),),
+        )
+    ]
+
+
+def test_blank_black_and_white_pictures_warn() -> None:
+    pixels_NHWC = random_pixels(len(LABELS))
+    pixels_NHWC[4] = 128
+    pixels_NHWC[5] //= 20
+    pixels_NHWC[6] = 255 - pixels_NHWC[6] // 20
+    assert _audit(images=images_of(pixels_NHWC, LABELS, CLASSES)) == [
+        Finding("blank", False, "1 image shows next to nothing", ((4,),)),
+        Finding("exposure", False, "2 images are nearly black or white", ((5,), (6,))),
+    ]

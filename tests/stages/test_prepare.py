@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from convloop.config import Params, check
 from convloop.core.folders import fresh_folder
-from convloop.core.images import NO_SPLIT, Batch, write_shards
+from convloop.core.images import NO_SPLIT, Batch, manifest_text, write_shard, write_shards
+from convloop.core.split import TEST
 from convloop.errors import DataError, OutputError
 from convloop.pipeline import STAGES
 from convloop.reporting.publish import publish_training
@@ -22,17 +24,56 @@ def run(word: str, project: Path, params: Params) -> None:
     STAGES[word].run(params, project, Tracker(project, params.tracking, publish_training))
 
 
-def write_raw(project: Path, counts: tuple[int, ...], twin_of_other_class: bool = False) -> None:
-    """Write random images, so many of each class."""
-    labels_N = np.repeat(np.arange(len(counts)), counts)
+def random_images(count: int, seed: int = 7) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), np.uint8)
+
+
+def batch_of(images_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> Batch:
     count = len(labels_N)
-    images_NHWC = np.random.default_rng(7).integers(0, 256, (count, 8, 8, 1), np.uint8)
+    names_N = np.array([f"image-{index:04d}" for index in range(count)])
+    return Batch(images_NHWC, labels_N, np.full(count, NO_SPLIT, np.int8), np.full((count, 2), 8, np.int32), names_N)
+
+
+def write_raw(
+    project: Path,
+    counts: tuple[int, ...],
+    twin_of_other_class: bool = False,
+    images_NHWC: NDArray[np.uint8] | None = None,
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Write images, random where none are given, so many of each class."""
+    labels_N = np.repeat(np.arange(len(counts)), counts)
+    if images_NHWC is None:
+        images_NHWC = random_images(len(labels_N))
     if twin_of_other_class:
         images_NHWC[-1] = images_NHWC[0]
-    names_N = np.array([f"image-{index:04d}" for index in range(count)])
-    batch = Batch(images_NHWC, labels_N, np.full(count, NO_SPLIT, np.int8), np.full((count, 2), 8, np.int32), names_N)
     with fresh_folder(project / "data/raw") as folder:
-        write_shards(folder, [batch], _CLASSES[: len(counts)], {})
+        write_shards(folder, [batch_of(images_NHWC, labels_N)], _CLASSES[: len(counts)], facts or {})
+
+
+def land(project: Path, images_NHWC: NDArray[np.uint8]) -> None:
+    """Add one shard of cats to data/landed."""
+    landed = project / "data/landed"
+    shard = write_shard(landed, "later", batch_of(images_NHWC, np.zeros(len(images_NHWC), np.int64)))
+    (landed / "manifest.json").write_text(manifest_text(_CLASSES[:1], [shard], {}))
+
+
+def splits_of(project: Path) -> NDArray[np.int8]:
+    splits_N: NDArray[np.int8] = np.load(project / "data/prepared/splits.npy")
+    return splits_N
+
+
+def asked(**prepare: Any) -> Params:
+    """Make params that ask something of the data."""
+    return check({"prepare": {"val_share": 0.2, "test_share": 0.2, "min_class_image_count": 5, **prepare}})
+
+
+def refusal(project: Path, params: Params) -> str:
+    """Give the one finding that stops the pipeline."""
+    with pytest.raises(DataError) as raised:
+        run("prepare", project, params)
+    (finding,) = str(raised.value).splitlines()[1:-1]
+    return finding.removeprefix("  - ")
 
 
 @pytest.fixture
@@ -120,7 +161,7 @@ def test_scarce_class_stops_the_pipeline(project: Path, other_params: Params) ->
         run("prepare", project, other_params)
     first, *findings, last = str(raised.value).splitlines()
     assert first == f"data/raw and data/landed: {len(findings)} findings stop the pipeline."
-    assert last == "Mend the source or the key named, then run dvc repro"
+    assert last == "Look at reports/prepare/report.html, mend the source or the key named, then run dvc repro"
     assert [finding.partition(" has ")[0] for finding in findings] == ["  - class hen"] * 3
     assert [finding.partition("images in ")[2] for finding in findings] == [
         f"{split}; prepare.min_class_image_count asks for 5" for split in ("train", "val", "test")
@@ -133,9 +174,9 @@ def test_same_pixels_under_two_labels_stop_the_pipeline(project: Path, other_par
     with pytest.raises(DataError) as raised:
         run("prepare", project, other_params)
     assert str(raised.value) == (
-        "data/raw and data/landed: 1 findings stop the pipeline.\n"
+        "data/raw and data/landed: 1 finding stops the pipeline.\n"
         "  - identical pixels under different labels (1 times, first image-0000, image-0599)\n"
-        "Mend the source or the key named, then run dvc repro"
+        "Look at reports/prepare/report.html, mend the source or the key named, then run dvc repro"
     )
 
 
@@ -150,11 +191,10 @@ def test_blocked_data_leave_the_older_preparation(trained: Path, params: Params,
 def test_imbalance_warns_and_goes_on(project: Path, other_params: Params, capsys: pytest.CaptureFixture[str]) -> None:
     write_raw(project, (3000, 100))
     run("prepare", project, other_params)
-    warning, _ = capsys.readouterr().out.splitlines()
-    assert warning == "Warning: class cat has 30 times as many images as dog."
-    assert json.loads((project / "data/prepared/card.json").read_text())["warnings"] == [
-        "class cat has 30 times as many images as dog"
-    ]
+    said = capsys.readouterr().out.splitlines()
+    warnings = json.loads((project / "data/prepared/card.json").read_text())["warnings"]
+    assert warnings[-1] == "class cat has 30 times as many images as dog"
+    assert said[:-1] == [f"Warning: {warning}." for warning in warnings]
 
 
 def test_file_in_the_way_is_named(project: Path, other_params: Params) -> None:
@@ -166,3 +206,140 @@ def test_file_in_the_way_is_named(project: Path, other_params: Params) -> None:
         f"{project}/data/prepared cannot be written: Not a directory. Make it writable "
         f"(ls -ld {project}/data; df -h {project}/data), then run the same command again."
     )
+
+
+def test_blocked_data_leave_a_report_with_pictures_of_the_offenders(project: Path, other_params: Params) -> None:
+    write_raw(project, (300, 300), twin_of_other_class=True)
+    refusal(project, other_params)
+    report = json.loads((project / "reports/prepare/report.json").read_text())
+    assert report["passed"] is False
+    blocking = [finding for finding in report["findings"] if finding["blocks"]]
+    assert blocking == [
+        {
+            "rule": "twins_across_classes",
+            "blocks": True,
+            "message": "identical pixels under different labels (1 times, first image-0000, image-0599)",
+            "offender_count": 1,
+            "first_names": [["image-0000", "image-0599"]],
+        }
+    ]
+    page = (project / "reports/prepare/report.html").read_text()
+    assert "1 finding stops the pipeline." in page
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page.replace("http-equiv", "")
+    offenders = (project / "reports/prepare/offenders.csv").read_text().splitlines()
+    assert [line.split(",")[:4] for line in offenders] == [
+        ["rule", "group", "name", "class"],
+        ["twins_across_classes", "1", "image-0000", "cat"],
+        ["twins_across_classes", "1", "image-0599", "dog"],
+    ]
+
+
+def test_sound_data_leave_a_report_and_a_card_to_read(project: Path, other_params: Params) -> None:
+    write_raw(project, (300, 300), facts={"source": "folder", "refused_count": 0})
+    run("prepare", project, other_params)
+    card = json.loads((project / "data/prepared/card.json").read_text())
+    assert card["sources"] == [
+        {"folder": "data/raw", "image_count": 600, "shard_count": 1, "source": "folder", "refused_count": 0},
+        {"folder": "data/landed", "image_count": 0, "shard_count": 0},
+    ]
+    assert json.loads((project / "reports/prepare/report.json").read_text())["passed"] is True
+    assert "The data pass." in (project / "reports/prepare/report.html").read_text()
+    page = (project / "reports/prepare/card.html").read_text()
+    assert card["test_sha256"] in page
+    assert "folder" in page
+    assert page.count("data:image/png;base64,") == 16
+
+
+def test_refused_files_are_a_warning_and_in_the_card(project: Path, other_params: Params) -> None:
+    write_raw(project, (300, 300), facts={"source": "folder", "refused_count": 3})
+    run("prepare", project, other_params)
+    card = json.loads((project / "data/prepared/card.json").read_text())
+    assert card["refused_image_count"] == 3
+    assert "3 files were refused: data/raw/refused.csv" in card["warnings"]
+
+
+def test_class_names_are_text_in_the_pages_and_nothing_else(project: Path, other_params: Params) -> None:
+    labels_N = np.repeat(np.arange(2), 300)
+    with fresh_folder(project / "data/raw") as folder:
+        write_shards(folder, [batch_of(random_images(600), labels_N)], ("<script>alert(1)</script>", "dog"), {})
+    run("prepare", project, other_params)
+    assert "<script>" not in (project / "reports/prepare/card.html").read_text()
+
+
+def test_near_twins_never_train_and_judge(project: Path, other_params: Params) -> None:
+    """Each image comes twice, the second time a little brighter; half of them lie in one split by luck."""
+    images_NHWC = np.repeat(random_images(400) // 2, 2, axis=0)
+    images_NHWC[1::2] += 9
+    write_raw(project, (400, 400), images_NHWC=images_NHWC)
+    run("prepare", project, other_params)
+    one_N, other_N = splits_of(project).reshape(-1, 2).T
+    assert ((one_N == other_N) | (one_N == NO_SPLIT) | (other_N == NO_SPLIT)).all()
+    left_out_count = int((splits_of(project) == NO_SPLIT).sum())
+    # A pair lies apart with probability 1 - (.6^2 + .2^2 + .2^2) = .56, five standard errors around.
+    assert abs(left_out_count - 0.56 * 400) < 50
+    report = json.loads((project / "reports/prepare/report.json").read_text())
+    assert report["near_twins"]["pair_count"] == 400
+    assert report["near_twins"]["left_out_image_count"] == left_out_count
+    assert "near_twin_left_out,1,image-" in (project / "reports/prepare/offenders.csv").read_text()
+
+
+def test_landed_near_twins_change_nothing_that_was_there(project: Path, other_params: Params) -> None:
+    first_NHWC = random_images(600) // 2
+    write_raw(project, (300, 300), images_NHWC=first_NHWC)
+    run("prepare", project, other_params)
+    before_N = splits_of(project)
+    land(project, first_NHWC[:300] + 9)
+    run("prepare", project, other_params)
+    after_N = splits_of(project)
+    np.testing.assert_array_equal(after_N[:600], before_N)
+    assert set(after_N[600:][after_N[600:] != before_N[:300]]) == {NO_SPLIT}
+
+
+def test_a_missing_class_that_was_expected_stops_the_pipeline(project: Path) -> None:
+    write_raw(project, (300, 300))
+    said = refusal(project, asked(classes=["cat", "dog", "hen"]))
+    assert said == "class hen of prepare.classes is not in the data"
+
+
+def test_originals_smaller_than_expected_stop_the_pipeline(project: Path) -> None:
+    write_raw(project, (300, 300))
+    said = refusal(project, asked(original_px_range=[9, 1000]))
+    assert said == "600 images have a side outside 9 to 1000 px, which prepare.original_px_range allows"
+
+
+def test_images_darker_than_expected_stop_the_pipeline(project: Path) -> None:
+    images_NHWC = random_images(600)
+    images_NHWC[3] //= 4
+    write_raw(project, (300, 300), images_NHWC=images_NHWC)
+    said = refusal(project, asked(brightness_range=[60.0, 200.0]))
+    assert said == "1 image has a brightness outside 60 to 200, which prepare.brightness_range allows"
+
+
+def test_a_frozen_test_set_stays_as_data_land(project: Path, other_params: Params) -> None:
+    write_raw(project, (300, 300))
+    run("prepare", project, other_params)
+    first = json.loads((project / "data/prepared/card.json").read_text())
+    land(project, random_images(300, seed=8))
+    run("prepare", project, other_params)
+    grown = json.loads((project / "data/prepared/card.json").read_text())
+    assert (grown["test_version"], len(grown["test_versions"])) == (2, 2)
+    assert grown["test_versions"][0] == first["test_versions"][0]
+
+    run("prepare", project, asked(test_sha256=first["test_sha256"]))
+    frozen = json.loads((project / "data/prepared/card.json").read_text())
+    assert (frozen["test_version"], frozen["test_sha256"]) == (1, first["test_sha256"])
+    assert frozen["left_out_image_count"] == grown["split_image_count"]["test"] - first["split_image_count"]["test"]
+
+
+def test_a_frozen_test_set_that_lost_an_image_stops_the_pipeline(project: Path, other_params: Params) -> None:
+    write_raw(project, (300, 300))
+    run("prepare", project, other_params)
+    sha256 = json.loads((project / "data/prepared/card.json").read_text())["test_sha256"]
+    gone = int(np.flatnonzero(splits_of(project) == TEST)[0])
+    label_of_gone = int(gone >= 300)
+    write_raw(
+        project, (300 - (not label_of_gone), 300 - label_of_gone), images_NHWC=np.delete(random_images(600), gone, 0)
+    )
+    said = refusal(project, asked(test_sha256=sha256))
+    assert said.startswith(f"the test set is not the one of prepare.test_sha256, {sha256}; version 1 is ")

@@ -1,4 +1,4 @@
-"""What prepare decides: the split, the channel statistics, and a card of facts about the data."""
+"""What prepare decides: the split, the channel statistics, a reference for drift, and a card of facts about the data."""
 
 import hashlib
 import json
@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convloop.core.images import SPLITS, Images
-from convloop.core.split import TEST, TRAIN
+from convloop.core.images import NO_SPLIT, SPLITS, Images
+from convloop.core.looks import LOOKS
+from convloop.core.split import TRAIN, VAL, versions_of_test
 from convloop.errors import DataError
 
 _CHUNK_IMAGE_COUNT = 10_000
+_REFERENCE_IMAGE_COUNT = 5_000
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """`splits_N` gives each image an index into SPLITS; `mean_C` and `std_C` are of the training pixels, 0 to 255."""
+    """`splits_N` gives each image an index into SPLITS, or NO_SPLIT where it is left out.
+
+    `mean_C` and `std_C` are of the training pixels, 0 to 255.
+    """
 
     splits_N: NDArray[np.int8]
     mean_C: tuple[float, ...]
@@ -29,29 +34,65 @@ class Prepared:
         return np.flatnonzero(self.splits_N == split)
 
 
-def write_prepared(folder: Path, images: Images, splits_N: NDArray[np.int8], warnings: list[str]) -> dict[str, Any]:
-    """Write split and card; return the card."""
+def write_prepared(
+    folder: Path, images: Images, splits_N: NDArray[np.int8], looks_N3: NDArray[np.float32], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write split, reference and card; return the card.
+
+    Args:
+        looks_N3: as `looks.measure_looks` gives them.
+        facts: what else the card should say, such as sources and warnings.
+    """
     mean_C, std_C = channel_statistics(images, np.flatnonzero(splits_N == TRAIN))
     counts = {
         name: np.bincount(images.labels_N[splits_N == split], minlength=len(images.classes)).tolist()
         for split, name in enumerate(SPLITS)
     }
+    versions = versions_of_test(splits_N, images.arrivals_N, images.content_N)
+    least_N, most_N = images.original_px_N2.min(1), images.original_px_N2.max(1)
     card = {
         "image_count": len(images),
         "split_image_count": {name: sum(by_class) for name, by_class in counts.items()},
+        "left_out_image_count": int((splits_N == NO_SPLIT).sum()),
         "class_image_count": {
             label: {name: counts[name][index] for name in SPLITS} for index, label in enumerate(images.classes)
         },
         "shape_HWC": list(images.shape_HWC),
+        "original_px": {
+            "smallest_side": int(least_N.min()),
+            "median_smaller_side": float(np.median(least_N)),
+            "largest_side": int(most_N.max()),
+        },
         "mean_C": mean_C,
         "std_C": std_C,
+        "looks": {name: float(looks_N3[:, index].mean()) for index, name in enumerate(LOOKS)},
         "content_sha256": _sha256(images.content_N),
-        "test_sha256": _sha256(np.sort(images.content_N[splits_N == TEST])),
-        "warnings": warnings,
+        "test_version": versions[-1].version,
+        "test_sha256": versions[-1].sha256,
+        "test_versions": [
+            {"version": one.version, "sha256": one.sha256, "image_count": one.image_count} for one in versions
+        ],
+        **facts,
     }
     np.save(folder / "splits.npy", splits_N)
+    _write_reference(folder, images, splits_N, looks_N3)
     (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return card
+
+
+def _write_reference(folder: Path, images: Images, splits_N: NDArray[np.int8], looks_N3: NDArray[np.float32]) -> None:
+    """Write which images later data are compared with: of val, since a model is over-confident of what it was fit to."""
+    val_M = np.flatnonzero(splits_N == VAL)
+    chosen = np.random.default_rng(0).permutation(len(val_M))[:_REFERENCE_IMAGE_COUNT]
+    indices = np.sort(val_M[chosen])
+    np.savez(
+        folder / "reference.npz",
+        indices=indices,
+        content=images.content_N[indices],
+        labels=images.labels_N[indices],
+        looks=looks_N3[indices],
+        look_names=np.array(LOOKS),
+    )
 
 
 def read_prepared(folder: Path, images: Images) -> Prepared:

@@ -14,7 +14,7 @@ EVALUATION = "convloop.evaluation"
 
 
 def publish_training(run: "Run", project: Path) -> None:
-    """Send params, lineage, history and card from reports/train and data/prepared."""
+    """Send params, lineage, history and card from reports/train, data/prepared and reports/prepare."""
     report = project / "reports/train"
     record = read_facts(report / "record.json", "train")
     run.log_params(record["params"])
@@ -27,6 +27,8 @@ def publish_training(run: "Run", project: Path) -> None:
     )
     for name in ("params.yaml", "reports/train/history.csv", "reports/train/net.txt", "data/prepared/card.json"):
         run.log_file(project / name)
+    for name in ("report.html", "card.html"):
+        run.log_file(project / "reports/prepare" / name, "data")
     run.log_tags({**record["tags"], "convloop.model_digest": record["digest"]})
 
 
