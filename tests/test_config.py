@@ -41,6 +41,7 @@ def test_params_of_the_repository_show_every_key_that_has_a_value() -> None:
     tree = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
     defaults = check({}).model_dump(by_alias=True)
     del tree["generate"]["path"], defaults["generate"]["path"]
+    defaults["prepare"] = {key: value for key, value in defaults["prepare"].items() if value is not None}
     defaults["train"]["net"] = {"name": defaults["train"]["net"]["name"]}
     assert tree == defaults
 

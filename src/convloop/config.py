@@ -76,7 +76,9 @@ class PrepareParams(Section):
     ] = None
     brightness_range: Annotated[
         list[Annotated[float, Field(ge=0, le=255)]] | None,
-        Field(min_length=2, max_length=2, description="least and most that an image's mean brightness may be, 0 to 255"),
+        Field(
+            min_length=2, max_length=2, description="least and most that an image's mean brightness may be, 0 to 255"
+        ),
     ] = None
     test_sha256: Annotated[
         str | None,
