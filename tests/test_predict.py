@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from convloop.config import Params
+from convloop.core.decode import decode
 from convloop.core.images import open_images
 from convloop.core.package import Package
 from convloop.errors import TrackingError
@@ -50,6 +51,21 @@ def test_champion_labels_pictures(served: Path) -> None:
         *(expected_line(served, index, file) for index, file in zip((0, 7), files, strict=True)),
     ]
     assert answers.problems == []
+
+
+def test_pictures_become_square_as_those_of_the_training_did(trained: Path, params: Params) -> None:
+    manifest = trained / "data/raw/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"fit": "crop"', '"fit": "stretch"'))
+    for name in ("train", "evaluate", "register"):
+        STAGES[name].run(params, trained, Tracker(trained, params.tracking, publish_training))
+    (pixels_HWC,) = open_images(trained / "data/raw").take(np.array([0]))
+    Image.fromarray(pixels_HWC.repeat(2, 1)).save(trained / "wide.png")
+    stretched_HWC, _ = decode(trained / "wide.png", image_px=16, channel_count=3, fit="stretch")
+    package = Package(trained / "models/model")
+    assert package.card.fit == "stretch"
+    (shares_K,) = package.probabilities(stretched_HWC[None], batch_size=1)
+    (_, line) = predict(trained, "small", 5, [trained / "wide.png"]).lines
+    assert f"({package.card.classes[shares_K.argmax()]} {shares_K.max():.1%}" in line
 
 
 def test_picture_that_does_not_open_is_a_problem_beside_the_answers(served: Path) -> None:

@@ -32,7 +32,8 @@ def predict(project: Path, model_name: str, timeout_s: int, files: list[Path]) -
     answers = Answers([f"{model_name} version {version} (champion)"], [])
     for file in files:
         try:
-            pixels, _ = decode(file, image_px=package.card.image_px, channel_count=package.card.channel_count)
+            card = package.card
+            pixels, _ = decode(file, image_px=card.image_px, channel_count=card.channel_count, fit=card.fit)
         except ValueError as error:
             answers.problems.append(f"{file}: {error}. Give an image file that opens.")
             continue

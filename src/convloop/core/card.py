@@ -3,16 +3,18 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from convloop.errors import DataError
 
 CARD_FILE = Path("extra_files") / "card.json"  # where MLflow keeps what travels with a model
 
+Fit = Literal["crop", "pad", "stretch"]
+
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a user of the package must know; `digest` is the sha256 of weights and card."""
+    """What a user of the package must know; `digest` is the sha256 of weights and card, `fit` how images became square."""
 
     classes: tuple[str, ...]
     image_px: int
@@ -22,6 +24,7 @@ class ModelCard:
     mean_C: tuple[float, ...]
     std_C: tuple[float, ...]
     digest: str = ""
+    fit: Fit = "crop"
 
 
 def read_facts(file: Path, stage: str) -> dict[str, Any]:

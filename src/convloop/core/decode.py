@@ -9,14 +9,13 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-Fit = Literal["crop", "pad", "stretch"]
+from convloop.core.card import Fit
 
 MAX_FILE_PIXEL_COUNT = 50_000_000
 MAX_FILE_BYTES = 256 * 2**20

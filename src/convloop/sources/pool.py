@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convloop.core.decode import Fit, decode
+from convloop.core.card import Fit
+from convloop.core.decode import decode
 from convloop.core.images import Batch
 from convloop.processes import end_with_parent
 from convloop.sources import Encoded, Refused

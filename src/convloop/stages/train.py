@@ -14,7 +14,7 @@ from convloop import lineage
 from convloop.core.card import ModelCard
 from convloop.core.folders import fresh_folder
 from convloop.core.history import Row, read_history
-from convloop.core.images import Images, open_images
+from convloop.core.images import Images, open_images, read_manifest
 from convloop.core.nets import NETS
 from convloop.core.package import with_digest
 from convloop.core.prepared import read_prepared
@@ -101,6 +101,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
                 epoch=fitted.epoch,
                 mean_C=prepared.mean_C,
                 std_C=prepared.std_C,
+                fit=read_manifest(project / "data/raw").get("fit", "crop"),
             ),
             net,
         )
