@@ -164,7 +164,10 @@ def test_rebuilt_run_keeps_the_files(trained: Path, tracker: Tracker, client: "M
         "history.csv",
         "net.txt",
         "card.json",
+        "data",
     }
+    pages = {file.path for file in client.list_artifacts(run.id, "data")}
+    assert pages == {"data/report.html", "data/card.html"}
 
 
 def test_asking_twice_rebuilds_one_run(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:

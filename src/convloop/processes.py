@@ -20,10 +20,13 @@ def follow_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent_pid: int) -> None:
     """End at once when the process that started this one ends (Linux), however that came about."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it ended before the line above was reached
+        os._exit(1)
 
 
 def environment() -> dict[str, str]:

@@ -27,8 +27,9 @@ def publish_training(run: "Run", project: Path) -> None:
     )
     for name in ("params.yaml", "reports/train/history.csv", "reports/train/net.txt", "data/prepared/card.json"):
         run.log_file(project / name)
-    for name in ("report.html", "card.html"):
-        run.log_file(project / "reports/prepare" / name, "data")
+    for page in (project / "reports/prepare/report.html", project / "reports/prepare/card.html"):
+        if page.is_file():  # a gate that has stopped since then leaves no card
+            run.log_file(page, "data")
     run.log_tags({**record["tags"], "convloop.model_digest": record["digest"]})
 
 

@@ -96,7 +96,9 @@ class _Workers:
 
     def _start(self) -> None:
         # spawn: a fork of a process that has threads, as one with torch or pyarrow has, can stop for good.
-        self._pool = ProcessPoolExecutor(self.count, mp_context=get_context("spawn"), initializer=_begin)
+        self._pool = ProcessPoolExecutor(
+            self.count, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+        )
 
     def submit(self, chunk: Chunk) -> "Future[Decoded]":
         try:
@@ -129,9 +131,9 @@ class _Workers:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+def _begin(parent_pid: int) -> None:
     """Set up a worker: it ends with its parent, leaves Ctrl-C to it, and keeps quiet about odd headers."""
-    end_with_parent()
+    end_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff writes what it finds odd straight to stderr
