@@ -61,7 +61,7 @@ def _fetched(url: str, place: Path) -> Path:
     except Exception as error:  # each protocol raises errors of its own
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(
-            f"params.yaml: generate.path is {url}, which cannot be fetched: {reason}. Check the URL and your access."
+            f"params.yaml: generate.path is {url}, which cannot be fetched: {reason.rstrip('.')}. Check the URL and your access."
         ) from error
     if not place.is_dir():
         raise DataError(f"params.yaml: generate.path is {url}, where nothing lies. Check the URL and your access.")
