@@ -18,6 +18,7 @@ repro: .venv/ready
 
 test: .venv/ready
 	pytest $(TESTS)
+	@[ -n '$(TESTS)' ] || echo 'Not run: the slow tests. Run them: make test TESTS="-m slow"'
 
 check: .venv/ready
 	ruff format --check .
