@@ -37,7 +37,8 @@ def _start(trained: Path, *words: str) -> "subprocess.Popen[str]":
 
 def _end(process: "subprocess.Popen[str]") -> int:
     assert process.stdout is not None
-    process.stdout.read()
+    with process.stdout:
+        process.stdout.read()
     return process.wait(60)
 
 
@@ -112,8 +113,7 @@ def test_killing_dvc_ends_the_training_too(repository: Path, dvc: Convloop) -> N
             break
     os.kill(process.pid, signal.SIGKILL)
 
-    process.stdout.read()
-    process.wait(60)
+    _end(process)
 
     assert _left_running(repository) == []
     assert _statuses(repository) == ["KILLED"]
