@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from convloop import store
 from convloop.config import Params, check
+from convloop.core.history import Point
 
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -192,8 +193,8 @@ class Recorder:
     def log_inputs(self, digests: dict[str, str]) -> None:
         self.inputs |= digests
 
-    def log_metrics(self, metrics: dict[str, float], *, step: int, time_ms: int) -> None:
-        self.metrics |= {(name, step): value for name, value in metrics.items()}
+    def log_points(self, points: Sequence[Point]) -> None:
+        self.metrics |= {(point.name, point.step): point.value for point in points}
 
     def log_file(self, file: Path, folder: str = "") -> None:
         self.files.append(file.name)

@@ -24,7 +24,6 @@ from convloop.core.images import Images, open_images
 from convloop.errors import DataError, PipelineError
 from convloop.ingest import Ingested, has_incoming, ingest
 from convloop.pipeline import STAGES
-from convloop.reporting.publish import publish_training
 from convloop.to_label import read_queue, write_queue
 from convloop.tracking import Tracker
 from tests.conftest import Convloop, environment
@@ -158,7 +157,7 @@ def test_test_split_of_old_images_does_not_move(
     for seed in range(60):
         drop(trained, f"{classes(trained)[seed % 3]}/{seed}.png", picture(seed))
     ingest(trained)
-    STAGES["prepare"].run(params, trained, Tracker(trained, params.tracking, publish_training))
+    STAGES["prepare"].run(params, trained, Tracker(trained, params.tracking))
     after_N = np.load(trained / "data/prepared/splits.npy")
     assert len(after_N) == 660
     np.testing.assert_array_equal(after_N[:600], before_N)

@@ -13,7 +13,6 @@ from convloop.core.package import Package
 from convloop.errors import TrackingError
 from convloop.pipeline import STAGES
 from convloop.predict import predict
-from convloop.reporting.publish import publish_training
 from convloop.tracking import Tracker
 from tests.conftest import Convloop
 
@@ -21,7 +20,7 @@ from tests.conftest import Convloop
 @pytest.fixture
 def served(trained: Path, params: Params) -> Path:
     """`trained` with its model as the champion."""
-    STAGES["register"].run(params, trained, Tracker(trained, params.tracking, publish_training))
+    STAGES["register"].run(params, trained, Tracker(trained, params.tracking))
     return trained
 
 
@@ -57,7 +56,7 @@ def test_pictures_become_square_as_those_of_the_training_did(trained: Path, para
     manifest = trained / "data/raw/manifest.json"
     manifest.write_text(manifest.read_text().replace('"fit": "crop"', '"fit": "stretch"'))
     for name in ("train", "evaluate", "register"):
-        STAGES[name].run(params, trained, Tracker(trained, params.tracking, publish_training))
+        STAGES[name].run(params, trained, Tracker(trained, params.tracking))
     (pixels_HWC,) = open_images(trained / "data/raw").take(np.array([0]))
     Image.fromarray(pixels_HWC.repeat(2, 1)).save(trained / "wide.png")
     stretched_HWC, _ = decode(trained / "wide.png", image_px=16, channel_count=3, fit="stretch")

@@ -20,7 +20,6 @@ from convloop.config import Params
 from convloop.core.synth import class_names
 from convloop.errors import BusyError, PipelineError
 from convloop.ledger import Ledger, Row
-from convloop.reporting.publish import publish_training
 from convloop.retrain import retrain
 from convloop.tracking import Tracker
 from tests.conftest import Convloop, environment
@@ -45,7 +44,7 @@ def ready(trained: Path, repository: Path, dvc: Convloop, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def tracker(project: Path, params: Params) -> Tracker:
-    return Tracker(project, params.tracking, publish_training)
+    return Tracker(project, params.tracking)
 
 
 def runs_of(project: Path, experiment: str) -> "list[Found]":

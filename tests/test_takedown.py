@@ -19,7 +19,6 @@ from convloop.core.takedown_list import read_takedown
 from convloop.errors import DataError
 from convloop.ingest import Ingested, ingest
 from convloop.pipeline import STAGES
-from convloop.reporting.publish import publish_training
 from convloop.takedown import take_down
 from convloop.to_label import read_queue
 from convloop.tracking import Tracker
@@ -29,7 +28,7 @@ from tests.test_ingest import classes, drop, images_of, landed, picture, refusal
 
 
 def run_stage(name: str, project: Path, params: Params) -> None:
-    STAGES[name].run(params, project, Tracker(project, params.tracking, publish_training))
+    STAGES[name].run(params, project, Tracker(project, params.tracking))
 
 
 def deliver(project: Path) -> None:

@@ -3,16 +3,20 @@
 import csv
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from convloop import store
 from convloop.config import Params
+from convloop.core.history import Point, write_history
+from convloop.core.state import FOLDER, begin_record, left_behind, opened, read_record
 from convloop.errors import TrackingError
-from convloop.reporting.publish import publish_evaluation, publish_training
-from convloop.runs import MlflowRun, PatientRun, Run, SilentRun
+from convloop.publish import publish_evaluation, publish_training
+from convloop.runs import SilentRun
 from convloop.tracking import Tracker
 from tests.test_store import closed_port
 
@@ -20,10 +24,31 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as Found
 
+T = TypeVar("T")
+
+STATE = FOLDER / "state"
+
+
+def eventually(found: "Callable[[], T]") -> "T":
+    """Give what is found as soon as something is: another thread is at it."""
+    for _ in range(300):
+        if value := found():
+            return value
+        time.sleep(0.1)
+    raise AssertionError("nothing was found in 30 s")
+
+
+def note_run(project: Path) -> str:
+    """Write the training of STATE into models/model, and give its run."""
+    run_id = (project / STATE / "run_id").read_text()
+    note = {"run_id": run_id, "training_id": read_record(project / STATE)["training_id"], "name": "named"}
+    (project / "models/model/run.json").write_text(json.dumps(note))
+    return run_id
+
 
 @pytest.fixture
 def tracker(project: Path, params: Params) -> Tracker:
-    return Tracker(project, params.tracking, publish_training)
+    return Tracker(project, params.tracking)
 
 
 @pytest.fixture
@@ -36,25 +61,42 @@ def runs_of(client: "MlflowClient", experiment: str = "small") -> "list[Found]":
     return list(client.search_runs([found.experiment_id])) if found else []
 
 
+def begun(state: Path) -> Path:
+    """Note a training as the train stage does before it opens the run."""
+    state.mkdir(parents=True, exist_ok=True)
+    begin_record(state, {"name": "named", "params": {}, "inputs": {}, "tags": {}})
+    return state
+
+
 def interrupted(tracker: Tracker, state: Path, error: BaseException) -> str:
     """Open a training run, leave it by an exception, and give its id."""
-    with pytest.raises(type(error)), tracker.training_run(state, "named") as run:
+    with pytest.raises(type(error)), tracker.training_run(begun(state)):
         raise error
-    return str(run.id)
+    note = state / "run_id"
+    return note.read_text() if note.is_file() else ""
 
 
 # A training from its beginning to its end
 
 
+def test_training_run_is_running_while_it_lasts(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:
+    with tracker.training_run(begun(trained / STATE)) as run:
+        run.log_tags({"a": "b"})
+        (found,) = eventually(lambda: [run for run in runs_of(client) if "a" in run.data.tags])
+        assert found.info.status == "RUNNING"
+        assert time.time() - float(found.data.tags["convloop.heartbeat_s"]) < 60
+
+
 def test_training_run_that_ends_well_is_finished_and_complete(
     trained: Path, tracker: Tracker, client: "MlflowClient"
 ) -> None:
-    with tracker.training_run(trained / "work/state", "named") as run:
-        assert client.get_run(run.id).info.status == "RUNNING"
-    found = client.get_run(run.id)
+    with tracker.training_run(begun(trained / STATE)):
+        pass
+    (found,) = runs_of(client)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "named")
     assert found.data.tags["convloop.complete"] == "true"
     assert "convloop.rebuilt" not in found.data.tags
+    assert ((trained / STATE / "status").read_text(), (trained / STATE / "sent").exists()) == ("FINISHED", True)
 
 
 @pytest.mark.parametrize(
@@ -69,18 +111,23 @@ def test_training_run_that_ends_well_is_finished_and_complete(
 def test_training_run_that_ends_otherwise_says_how(
     project: Path, tracker: Tracker, client: "MlflowClient", error: BaseException, status: str
 ) -> None:
-    found = client.get_run(interrupted(tracker, project / "work/state", error))
+    found = client.get_run(interrupted(tracker, project / STATE, error))
     assert found.info.status == status
     assert "convloop.complete" not in found.data.tags
 
 
 def test_same_state_goes_on_with_the_same_run(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:
-    state = trained / "work/state"
-    first = interrupted(tracker, state, KeyboardInterrupt())
-    with tracker.training_run(state, "named") as run:
-        assert run.id == first
-        assert client.get_run(first).info.status == "RUNNING"
+    first = interrupted(tracker, trained / STATE, KeyboardInterrupt())
+    with tracker.training_run(begun(trained / STATE)):
+        assert eventually(lambda: client.get_run(first).info.status == "RUNNING")
     assert [(found.info.run_id, found.info.status) for found in runs_of(client)] == [(first, "FINISHED")]
+
+
+def test_a_run_whose_id_never_came_back_is_found_again(project: Path, tracker: Tracker, client: "MlflowClient") -> None:
+    """A server may make a run and die before it answers."""
+    first = interrupted(tracker, project / STATE, KeyboardInterrupt())
+    (project / STATE / "run_id").unlink()
+    assert interrupted(tracker, project / STATE, KeyboardInterrupt()) == first
 
 
 def test_another_state_gets_a_run_of_its_own(project: Path, tracker: Tracker, client: "MlflowClient") -> None:
@@ -90,26 +137,24 @@ def test_another_state_gets_a_run_of_its_own(project: Path, tracker: Tracker, cl
 
 
 def test_state_whose_run_was_deleted_gets_a_new_one(project: Path, tracker: Tracker, client: "MlflowClient") -> None:
-    first = interrupted(tracker, project / "state", KeyboardInterrupt())
+    first = interrupted(tracker, project / STATE, KeyboardInterrupt())
     client.delete_run(first)
-    assert interrupted(tracker, project / "state", KeyboardInterrupt()) != first
+    assert interrupted(tracker, project / STATE, KeyboardInterrupt()) != first
 
 
 def test_state_whose_run_this_store_does_not_know_gets_a_new_one(project: Path, tracker: Tracker) -> None:
-    (project / "state").mkdir()
-    (project / "state/run_id").write_text("0" * 32)
-    assert interrupted(tracker, project / "state", KeyboardInterrupt()) != "0" * 32
-    assert (project / "state/run_id").read_text() != "0" * 32
+    (begun(project / STATE) / "run_id").write_text("0" * 32)
+    assert interrupted(tracker, project / STATE, KeyboardInterrupt()) != "0" * 32
 
 
 def test_other_ranks_record_nothing(
     project: Path, tracker: Tracker, client: "MlflowClient", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with tracker.training_run(project / "state", "named") as run:
+    with tracker.training_run(project / STATE) as run:
         assert isinstance(run, SilentRun)
     assert runs_of(client) == []
-    assert not (project / "state").exists()
+    assert not (project / STATE).exists()
 
 
 def test_artifacts_lie_in_the_project(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:
@@ -179,22 +224,21 @@ def test_another_process_finds_the_rebuilt_run(
     trained: Path, params: Params, tracker: Tracker, client: "MlflowClient"
 ) -> None:
     first = tracker.model_run()
-    second = Tracker(trained, params.tracking, publish_training).model_run()
+    second = Tracker(trained, params.tracking).model_run()
     assert first.id == second.id
 
 
 def test_known_run_is_found_and_not_rebuilt(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:
-    with tracker.training_run(trained / "state", "named") as run:
+    with tracker.training_run(begun(trained / STATE)):
         pass
-    note = trained / "models/model/run.json"
-    note.write_text(json.dumps({"run_id": run.id, "name": "named"}))
-    assert tracker.model_run().id == run.id
+    run_id = note_run(trained)
+    assert tracker.model_run().id == run_id
     assert len(runs_of(client)) == 1
 
 
 def test_half_sent_run_is_completed(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:
-    run_id = interrupted(tracker, trained / "state", KeyboardInterrupt())
-    (trained / "models/model/run.json").write_text(json.dumps({"run_id": run_id, "name": "named"}))
+    run_id = interrupted(tracker, trained / STATE, KeyboardInterrupt())
+    note_run(trained)
     assert client.get_run(run_id).data.metrics == {}
     assert tracker.model_run().id == run_id
     found = client.get_run(run_id)
@@ -207,7 +251,8 @@ def test_half_sent_run_is_completed(trained: Path, tracker: Tracker, client: "Ml
 def test_model_trained_without_a_server_gets_its_run_later(
     trained: Path, tracker: Tracker, client: "MlflowClient"
 ) -> None:
-    (trained / "models/model/run.json").write_text(json.dumps({"run_id": None, "name": "cnn2 lr=0.002"}))
+    note = {"run_id": None, "training_id": "abc", "name": "cnn2 lr=0.002"}
+    (trained / "models/model/run.json").write_text(json.dumps(note))
     run = tracker.model_run()
     assert client.get_run(run.id).info.run_name == "cnn2 lr=0.002"
 
@@ -240,6 +285,93 @@ def test_real_training_leaves_one_metric_row_for_each_epoch(trained_files: Path)
     assert [metric.step for metric in found.get_metric_history(run_id, "train/loss")] == [1, 2]
 
 
+# Runs that nobody could end
+
+
+def left_running(client: "MlflowClient", *, beat_s: float | None) -> str:
+    """Make a run as a machine that was lost leaves it."""
+    experiment = client.get_experiment_by_name("small")
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment("small")
+    tags = {} if beat_s is None else {"convloop.heartbeat_s": f"{beat_s:.0f}"}
+    return str(client.create_run(experiment_id, tags=tags, run_name="lost").info.run_id)
+
+
+def test_a_run_without_a_sign_of_life_is_ended_at_its_last_one(
+    project: Path, tracker: Tracker, client: "MlflowClient"
+) -> None:
+    run_id = left_running(client, beat_s=1_800_000_000 - 1_000_000_000)
+    assert tracker.repair() == ["lost"]
+    found = client.get_run(run_id)
+    assert (found.info.status, found.info.end_time) == ("KILLED", 800_000_000_000)
+    assert found.data.tags["convloop.repaired"] == "the process ended without a word"
+
+
+def test_a_run_that_gave_a_sign_of_life_is_left_alone(project: Path, tracker: Tracker, client: "MlflowClient") -> None:
+    run_id = left_running(client, beat_s=time.time() - 60)
+    assert tracker.repair() == []
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_a_run_of_another_tool_is_left_alone(project: Path, tracker: Tracker, client: "MlflowClient") -> None:
+    run_id = left_running(client, beat_s=None)
+    assert tracker.repair() == []
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(("written", "status"), [(None, "KILLED"), ("FAILED", "FAILED"), ("FINISHED", "FINISHED")])
+def test_a_run_of_this_project_is_ended_as_its_files_say(
+    project: Path, tracker: Tracker, client: "MlflowClient", written: str | None, status: str
+) -> None:
+    state = begun(project / STATE)
+    run_id = left_running(client, beat_s=time.time())
+    (state / "run_id").write_text(run_id)
+    if written:
+        (state / "status").write_text(written)
+    assert tracker.repair() == ["lost"]
+    assert client.get_run(run_id).info.status == status
+
+
+def test_a_run_whose_training_goes_on_here_is_left_alone_however_old_its_sign(
+    project: Path, tracker: Tracker, client: "MlflowClient"
+) -> None:
+    run_id = left_running(client, beat_s=1)
+    with opened(begun(project / STATE)):
+        (project / STATE / "run_id").write_text(run_id)
+        assert tracker.repair() == []
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_the_next_training_ends_what_was_lost(project: Path, tracker: Tracker, client: "MlflowClient") -> None:
+    run_id = left_running(client, beat_s=1)
+    interrupted(tracker, project / STATE, KeyboardInterrupt())
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
+# What is sent later
+
+
+def test_a_training_that_was_killed_before_it_was_sent_is_sent_whole(
+    project: Path, tracker: Tracker, client: "MlflowClient"
+) -> None:
+    state = begun(project / STATE)
+    write_history(state / "history.csv", [{"epoch": 1, "val/loss": 0.5, "time_ms": 1_700_000_000_123}])
+    (run_id,) = tracker.send_left_behind()
+    found = client.get_run(run_id)
+    assert found.info.status == "KILLED"
+    shown = [(point.step, point.value, point.timestamp) for point in client.get_metric_history(run_id, "val/loss")]
+    assert shown == [(1, 0.5, 1_700_000_000_123)]
+    assert tracker.send_left_behind() == []
+    assert len(runs_of(client)) == 1
+
+
+def test_a_training_that_failed_before_it_was_sent_is_sent_as_failed(
+    project: Path, tracker: Tracker, client: "MlflowClient"
+) -> None:
+    (begun(project / STATE) / "status").write_text("FAILED")
+    (run_id,) = tracker.send_left_behind()
+    assert client.get_run(run_id).info.status == "FAILED"
+
+
 # A store that gives no answer, at the start or in the middle
 
 
@@ -248,8 +380,8 @@ def test_training_goes_on_without_a_server(
 ) -> None:
     port = closed_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    with tracker.training_run(project / "state", "named") as run:
-        assert isinstance(run, SilentRun)
+    interrupted(tracker, project / STATE, KeyboardInterrupt())
+    assert left_behind(project) == [project / STATE]
     assert capsys.readouterr().err == (
         f"No answer from MLflow at http://127.0.0.1:{port} in 5 s. "
         "Training goes on; its history is kept. Send it later: convloop sync\n"
@@ -261,7 +393,7 @@ def test_retraining_goes_on_without_a_server(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port()}")
     with tracker.retraining_run("retraining 1", {}) as run:
-        assert isinstance(run, SilentRun)
+        run.log_tags({"a": "b"})
     assert capsys.readouterr().err.startswith("No answer from MLflow at ")
 
 
@@ -276,37 +408,18 @@ def test_model_run_needs_the_server(trained: Path, tracker: Tracker, monkeypatch
     )
 
 
-def test_server_that_leaves_in_the_middle_is_named_once(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store.connect(project, 5)
-    from mlflow import MlflowClient
-
-    uri = f"http://127.0.0.1:{closed_port()}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    run: Run = PatientRun(MlflowRun(MlflowClient(uri), project, 5, "0" * 32))
-    run.log_params({"a": 1})
-    run.log_metrics({"b": 1.0}, step=1, time_ms=1)
-    run.log_tags({"c": "d"})
-    run.log_inputs({"data": "md5"})
-    run.log_file(project / "params.yaml")
-    assert capsys.readouterr().err == (
-        f"No answer from MLflow at {uri} in 5 s. Training goes on; its history is kept. Send it later: convloop sync\n"
-    )
-
-
 def test_run_that_vanishes_in_the_middle_does_not_end_training(
     project: Path, tracker: Tracker, client: "MlflowClient", capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train() -> None:
-        with tracker.training_run(project / "state", "named") as run:
-            client.delete_run(str(run.id))
-            run.log_metrics({"train/loss": 1.0}, step=1, time_ms=1)
+        with tracker.training_run(begun(project / STATE)) as run:
+            client.delete_run(str(eventually(lambda: run.id)))
+            run.log_points([Point("train/loss", 1.0, 1, 1)])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train()
-    uri, run_id = store.tracking_uri(project), (project / "state/run_id").read_text()
+    uri, run_id = store.tracking_uri(project), (project / STATE / "run_id").read_text()
     assert capsys.readouterr().err == (
         f"The MLflow store {uri} failed: The run {run_id} must be in the 'active' state. "
         "Training goes on; its history is kept. Send it later: convloop sync\n"
@@ -333,8 +446,8 @@ def test_training_goes_on_though_the_experiment_is_deleted(
     project: Path, tracker: Tracker, client: "MlflowClient", capsys: pytest.CaptureFixture[str]
 ) -> None:
     client.delete_experiment(client.create_experiment("small"))
-    with tracker.training_run(project / "state", "named") as run:
-        assert isinstance(run, SilentRun)
+    with pytest.raises(KeyboardInterrupt), tracker.training_run(begun(project / STATE)):
+        raise KeyboardInterrupt
     assert capsys.readouterr().err == (
         "The experiment small is deleted. Training goes on; its history is kept. Send it later: convloop sync\n"
     )
@@ -364,4 +477,4 @@ def test_model_moved_to_another_folder_keeps_one_run(
     first = tracker.model_run()
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
-    assert Tracker(copy, params.tracking, publish_training).model_run().id == first.id
+    assert Tracker(copy, params.tracking).model_run().id == first.id

@@ -132,10 +132,9 @@ def _project() -> Path:
 
 
 def _tracker(params: "Params") -> "Tracker":
-    from convloop.reporting.publish import publish_training
     from convloop.tracking import Tracker
 
-    return Tracker(_project(), params.tracking, publish_training)
+    return Tracker(_project(), params.tracking)
 
 
 def _run_stage(name: str, arguments: argparse.Namespace) -> int:
@@ -217,13 +216,20 @@ def _schedule(arguments: argparse.Namespace) -> int:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from convloop.reporting.publish import publish_evaluation
+    from convloop.publish import publish_evaluation
 
     project = _project()
-    run = _tracker(_load([])).model_run()
-    if (project / "reports/evaluate/details.json").is_file():
-        publish_evaluation(run, project)
-    print(f"Run {run.id} is complete.")
+    tracker = _tracker(_load([]))
+    sent = tracker.send_left_behind()
+    if (project / "models/model").is_dir():
+        run = tracker.model_run()
+        if (project / "reports/evaluate/details.json").is_file():
+            publish_evaluation(run, project)
+        sent.append(str(run.id))
+    for run_id in dict.fromkeys(sent):
+        print(f"Run {run_id} is complete.")
+    if not sent:
+        print("Nothing to send: no training has run here. Run one: dvc repro")
     return 0
 
 

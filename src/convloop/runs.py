@@ -1,12 +1,11 @@
-"""What a run can be: one of MLflow, one that is patient with an absent server, one that records nothing."""
+"""What a run can be: one of MLflow, and one that records nothing. `sender` has the third, which never waits."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from convloop import store
-from convloop.errors import TrackingError
+from convloop.core.history import Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,12 +16,12 @@ _BATCH_COUNT = 1000  # most metrics that MLflow takes at once
 class Run(Protocol):
     """What stages may do with a run."""
 
-    id: str | None
-
+    @property
+    def id(self) -> str | None: ...
     def log_params(self, params: dict[str, Any]) -> None: ...
     def log_tags(self, tags: dict[str, str]) -> None: ...
     def log_inputs(self, digests: dict[str, str]) -> None: ...
-    def log_metrics(self, metrics: dict[str, float], *, step: int, time_ms: int) -> None: ...
+    def log_points(self, points: Sequence[Point]) -> None: ...
     def log_file(self, file: Path, folder: str = "") -> None: ...
     def log_image(self, file: Path, key: str, *, step: int) -> None: ...
     def tag(self, name: str) -> str | None: ...
@@ -36,7 +35,7 @@ class SilentRun:
     def log_params(self, params: dict[str, Any]) -> None: ...
     def log_tags(self, tags: dict[str, str]) -> None: ...
     def log_inputs(self, digests: dict[str, str]) -> None: ...
-    def log_metrics(self, metrics: dict[str, float], *, step: int, time_ms: int) -> None: ...
+    def log_points(self, points: Sequence[Point]) -> None: ...
     def log_file(self, file: Path, folder: str = "") -> None: ...
     def log_image(self, file: Path, key: str, *, step: int) -> None: ...
     def tag(self, name: str) -> str | None:
@@ -76,11 +75,11 @@ class MlflowRun:
         with store.answering(self._project, self._timeout_s):
             self._client.log_inputs(self._run_id, inputs)
 
-    def log_metrics(self, metrics: dict[str, float], *, step: int, time_ms: int) -> None:
-        """Log values of one moment; sending the same ones again adds nothing."""
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Log metrics, as many at once as MLflow takes."""
         from mlflow.entities import Metric
 
-        entries = [Metric(key, value, time_ms, step) for key, value in metrics.items()]
+        entries = [Metric(point.name, point.value, point.time_ms, point.step) for point in points]
         with store.answering(self._project, self._timeout_s):
             for start in range(0, len(entries), _BATCH_COUNT):
                 self._client.log_batch(self._run_id, metrics=entries[start : start + _BATCH_COUNT])
@@ -104,55 +103,12 @@ class MlflowRun:
             value: str | None = self._client.get_run(self._run_id).data.tags.get(name)
         return value
 
-    def close(self, status: str) -> None:
-        """Give the run its true last status: FINISHED, FAILED or KILLED."""
+    def close(self, status: str, time_ms: int | None = None) -> None:
+        """Give the run its true last status, FINISHED, FAILED or KILLED, and the time of its end (now)."""
         with store.answering(self._project, self._timeout_s):
-            self._client.set_terminated(self._run_id, status)
+            self._client.set_terminated(self._run_id, status, end_time=time_ms)
 
-
-class PatientRun:
-    """Pass everything on until the server is away once; from then on stay silent, since the files are complete."""
-
-    def __init__(self, run: MlflowRun) -> None:
-        self._run = run
-        self.id = run.id
-        self.is_behind = False
-
-    def _try(self, call: Callable[[], None]) -> None:
-        if self.is_behind:
-            return
-        try:
-            call()
-        except TrackingError as error:
-            self.is_behind = True
-            say_behind(error)
-
-    def log_params(self, params: dict[str, Any]) -> None:
-        self._try(lambda: self._run.log_params(params))
-
-    def log_tags(self, tags: dict[str, str]) -> None:
-        self._try(lambda: self._run.log_tags(tags))
-
-    def log_inputs(self, digests: dict[str, str]) -> None:
-        self._try(lambda: self._run.log_inputs(digests))
-
-    def log_metrics(self, metrics: dict[str, float], *, step: int, time_ms: int) -> None:
-        self._try(lambda: self._run.log_metrics(metrics, step=step, time_ms=time_ms))
-
-    def log_file(self, file: Path, folder: str = "") -> None:
-        self._try(lambda: self._run.log_file(file, folder))
-
-    def log_image(self, file: Path, key: str, *, step: int) -> None:
-        self._try(lambda: self._run.log_image(file, key, step=step))
-
-    def tag(self, name: str) -> str | None:
-        return None
-
-    def close(self, status: str) -> None:
-        self._try(lambda: self._run.close(status))
-
-
-def say_behind(error: TrackingError) -> None:
-    """Tell a user once that the server is away and what that means."""
-    said = str(error).partition(". ")[0]
-    print(f"{said}. Training goes on; its history is kept. Send it later: convloop sync", file=sys.stderr)
+    def reopen(self) -> None:
+        """Show the run as going on."""
+        with store.answering(self._project, self._timeout_s):
+            self._client.update_run(self._run_id, status="RUNNING")

@@ -44,10 +44,23 @@ def shown_uri(project: Path) -> str:
 
 
 def connect(project: Path, timeout_s: int) -> "MlflowClient":
-    """Open the store, creating the local one first if need be.
+    """Open the store and make sure that it answers.
 
     Raises:
         TrackingError: a server gives no answer within `timeout_s`, or the store is of another MLflow version.
+        OutputError: the local store cannot be written.
+    """
+    opened = client(project, timeout_s)
+    with answering(project, timeout_s):
+        opened.search_experiments(max_results=1)
+    return opened
+
+
+def client(project: Path, timeout_s: int) -> "MlflowClient":
+    """Give a client without asking a server anything; the local store is created first if need be.
+
+    Raises:
+        TrackingError: no URI, or the local store is of another MLflow version.
         OutputError: the local store cannot be written.
     """
     for name, value in {**_QUIET, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s)}.items():
@@ -66,9 +79,7 @@ def connect(project: Path, timeout_s: int) -> "MlflowClient":
     with answering(project, timeout_s):
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_experiments(max_results=1)
-    return client
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 @contextmanager

@@ -1,19 +1,24 @@
 """One trained model is one MLflow run: opened by train, found again by evaluate and register, rebuilt when lost.
 
-Files come first: what a run shows can always be sent again from reports/ and models/ (`reporting.publish`).
+Files come first: what a run shows can always be sent again from work/checkpoints, reports/ and models/ (`publish`).
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convloop import store
-from convloop.core.card import read_card, read_facts
+from convloop.core.card import read_facts
+from convloop.core.folders import write_text
 from convloop.core.ranks import is_lead
+from convloop.core.state import FINISHED, is_running, left_behind, noted, read_record, status
 from convloop.errors import TrackingError
-from convloop.runs import MlflowRun, PatientRun, Run, SilentRun, say_behind
+from convloop.publish import publish_record, publish_training
+from convloop.runs import MlflowRun, Run, SilentRun
+from convloop.sender import HEARTBEAT, BackgroundRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,50 +26,45 @@ if TYPE_CHECKING:
     from convloop.config import TrackingParams
 
 COMPLETE = "convloop.complete"
-DIGEST = "convloop.model_digest"
+TRAINING = "convloop.training"
+REBUILT = "convloop.rebuilt"
+_STALE_S = 180  # several missed signs of life, and room for clocks that differ
 
 
 class Tracker:
     """Open runs in this project's store."""
 
-    def __init__(self, project: Path, settings: "TrackingParams", publish: Callable[[Run, Path], None]) -> None:
-        """Take `publish`, which sends all that the files of a training say into a run."""
-        self._project, self._settings, self._publish = project, settings, publish
+    def __init__(self, project: Path, settings: "TrackingParams") -> None:
+        self._project, self._settings = project, settings
 
     @contextmanager
-    def training_run(self, state: Path, name: str) -> Iterator[Run]:
+    def training_run(self, state: Path) -> Iterator[Run]:
         """Open the run of a model to be trained, or go on with the one noted in `state`; end it with a true status.
 
-        When the store gives no answer, training goes on and the run is built later from the files.
+        Nothing here waits for a server: what it has not heard at the end is sent later from the files.
         """
         if not is_lead():
             yield SilentRun()
             return
-        run = self._open_for_training(state / "run_id", name)
-        if run is None:
-            yield SilentRun()
-            return
-        with _true_status(run):
+        client = store.client(self._project, self._settings.timeout_s)
+        record = read_record(state)
+        run = BackgroundRun(lambda: self._open_training(client, state, record))
+        with self._true_status(run, state):
             yield run
-            self._publish(run, self._project)
-            run.log_tags({COMPLETE: "true"})
 
-    def _open_for_training(self, note: Path, name: str) -> PatientRun | None:
-        try:
-            client = store.connect(self._project, self._settings.timeout_s)
-            with store.answering(self._project, self._settings.timeout_s):
-                experiment_id = _experiment_id(client, self._project, self._settings.experiment)
-                run_id = note.read_text().strip() if note.is_file() else ""
-                if run_id and self._is_known(client, run_id):
-                    client.update_run(run_id, status="RUNNING")
-                else:
-                    run_id = client.create_run(experiment_id, tags=self._first_tags(), run_name=name).info.run_id
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(run_id)
-            return PatientRun(MlflowRun(client, self._project, self._settings.timeout_s, run_id))
-        except TrackingError as error:
-            say_behind(error)
-            return None
+    def _open_training(self, client: "MlflowClient", state: Path, record: dict[str, Any]) -> MlflowRun:
+        with self._answering():
+            experiment_id = self._experiment_id(client)
+            self._repair(client, [experiment_id])
+            note = state / "run_id"
+            noted_id = note.read_text().strip() if note.is_file() else None
+            run_id = self._find(client, experiment_id, noted_id, record["training_id"])
+            if run_id:
+                client.update_run(run_id, status="RUNNING")
+            else:
+                run_id = self._create(client, experiment_id, record["name"], {TRAINING: record["training_id"]})
+        write_text(note, run_id)
+        return MlflowRun(client, self._project, self._settings.timeout_s, run_id)
 
     def model_run(self) -> Run:
         """Find the run of models/model; where this store does not know it, or only half, send it from the files.
@@ -72,57 +72,132 @@ class Tracker:
         Raises:
             TrackingError: the store gives no answer.
         """
-        timeout_s = self._settings.timeout_s
-        package = self._project / "models/model"
-        digest = read_card(package).digest
-        note = read_facts(package / "run.json", "train")
-        client = store.connect(self._project, timeout_s)
-        with store.answering(self._project, timeout_s):
-            experiment_id = _experiment_id(client, self._project, self._settings.experiment)
-            run_id = note["run_id"]
-            if not (run_id and self._is_known(client, run_id)):
-                found = client.search_runs([experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
-                if found:
-                    run_id = found[0].info.run_id
-                else:
-                    tags = {**self._first_tags(), "convloop.rebuilt": "true"}
-                    run_id = client.create_run(experiment_id, tags=tags, run_name=note["name"]).info.run_id
-        run = MlflowRun(client, self._project, timeout_s, str(run_id))
+        note = read_facts(self._project / "models/model/run.json", "train")
+        client = self._connect()
+        with self._answering():
+            experiment_id = self._experiment_id(client)
+            self._repair(client, [experiment_id])
+            run_id = self._find(client, experiment_id, note["run_id"], note["training_id"])
+            if not run_id:
+                tags = {TRAINING: note["training_id"], REBUILT: "true"}
+                run_id = self._create(client, experiment_id, note["name"], tags)
+        run = MlflowRun(client, self._project, self._settings.timeout_s, run_id)
         if run.tag(COMPLETE) != "true":
-            self._publish(run, self._project)
+            publish_training(run, self._project)
+            run.close(FINISHED)
             run.log_tags({COMPLETE: "true"})
-            run.close("FINISHED")
         return run
+
+    def send_left_behind(self) -> list[str]:
+        """Send every training of this project that MLflow has not heard all of, finished or not; give their runs.
+
+        Raises:
+            TrackingError: the store gives no answer.
+        """
+        client = self._connect()
+        sent = []
+        for state in left_behind(self._project):
+            run = self._open_training(client, state, read_record(state))
+            publish_record(run, state)
+            run.close(status(state) or "KILLED", _last_sign_ms(state))
+            (state / "sent").touch()
+            sent.append(str(run.id))
+        return sent
 
     @contextmanager
     def retraining_run(self, name: str, tags: dict[str, str]) -> Iterator[Run]:
         """Open the run of one retraining, in an experiment of its own so that models stay comparable."""
-        try:
-            client = store.connect(self._project, self._settings.timeout_s)
-            with store.answering(self._project, self._settings.timeout_s):
-                experiment_id = _experiment_id(client, self._project, f"{self._settings.experiment}-retraining")
-                all_tags = {**self._first_tags(), **tags}
-                run_id = client.create_run(experiment_id, tags=all_tags, run_name=name[:250]).info.run_id
-        except TrackingError as error:
-            say_behind(error)
-            yield SilentRun()
-            return
-        run = PatientRun(MlflowRun(client, self._project, self._settings.timeout_s, run_id))
-        with _true_status(run):
+        client = store.client(self._project, self._settings.timeout_s)
+
+        def open_run() -> MlflowRun:
+            with self._answering():
+                experiment_id = self._experiment_id(client, "-retraining")
+                self._repair(client, [experiment_id])
+                run_id = self._create(client, experiment_id, name[:250], tags)
+            return MlflowRun(client, self._project, self._settings.timeout_s, run_id)
+
+        run = BackgroundRun(open_run)
+        with self._true_status(run):
             yield run
 
-    def _is_known(self, client: "MlflowClient", run_id: str) -> bool:
+    def repair(self) -> list[str]:
+        """End the runs that nobody could end: those of a killed process or a lost machine; give their names.
+
+        Raises:
+            TrackingError: the store gives no answer.
+        """
+        client = self._connect()
+        with self._answering():
+            found = [client.get_experiment_by_name(f"{self._settings.experiment}{end}") for end in ("", "-retraining")]
+            return self._repair(client, [experiment.experiment_id for experiment in found if experiment])
+
+    def _repair(self, client: "MlflowClient", experiment_ids: list[str]) -> list[str]:
+        repaired = []
+        for run in client.search_runs(experiment_ids, "attributes.status = 'RUNNING'") if experiment_ids else []:
+            state = noted(self._project, run.info.run_id)
+            beat_s = float(run.data.tags.get(HEARTBEAT, "inf"))
+            if state is not None and not is_running(state):
+                ended, last_ms = status(state) or "KILLED", _last_sign_ms(state)
+            elif state is None and time.time() - beat_s > _STALE_S:
+                ended, last_ms = "KILLED", int(beat_s * 1000)
+            else:
+                continue
+            client.set_tag(run.info.run_id, "convloop.repaired", "the process ended without a word")
+            client.set_terminated(run.info.run_id, ended, end_time=last_ms)
+            repaired.append(str(run.info.run_name))
+        return repaired
+
+    def _find(self, client: "MlflowClient", experiment_id: str, noted_id: str | None, training_id: str) -> str | None:
+        """Look a run up by its id, else by its training: the answer that would have told us the id may have been lost."""
         from mlflow.exceptions import MlflowException
 
-        try:
-            return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
+        if noted_id:
+            try:
+                if client.get_run(noted_id).info.lifecycle_stage == "active":
+                    return noted_id
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        found = client.search_runs([experiment_id], f"tags.`{TRAINING}` = '{training_id}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
 
-    def _first_tags(self) -> dict[str, str]:
-        return {"mlflow.user": os.environ.get("USER", "unknown"), "mlflow.source.name": "convloop"}
+    def _create(self, client: "MlflowClient", experiment_id: str, name: str, tags: dict[str, str]) -> str:
+        first_tags = {"mlflow.user": os.environ.get("USER", "unknown"), "mlflow.source.name": "convloop"}
+        return str(client.create_run(experiment_id, tags=first_tags | tags, run_name=name).info.run_id)
+
+    @contextmanager
+    def _true_status(self, run: BackgroundRun, state: Path | None = None) -> Iterator[None]:
+        """End a run as FINISHED, FAILED or KILLED, as it was; on disk first."""
+        ended = "FAILED"
+        try:
+            yield
+            ended = FINISHED
+        except (KeyboardInterrupt, SystemExit):
+            ended = "KILLED"
+            raise
+        finally:
+            if state is not None:
+                write_text(state / "status", ended)
+            run.close(ended)
+            if state is not None and ended == FINISHED:
+                publish_training(run, self._project)
+                run.log_tags({COMPLETE: "true"})
+            if run.wait(2 * self._settings.timeout_s) and state is not None:
+                (state / "sent").touch()
+
+    def _connect(self) -> "MlflowClient":
+        return store.connect(self._project, self._settings.timeout_s)
+
+    def _answering(self) -> AbstractContextManager[None]:
+        return store.answering(self._project, self._settings.timeout_s)
+
+    def _experiment_id(self, client: "MlflowClient", end: str = "") -> str:
+        return _experiment_id(client, self._project, f"{self._settings.experiment}{end}")
+
+
+def _last_sign_ms(state: Path) -> int:
+    """Tell when a training that has ended was last heard of: what it wrote last."""
+    return max(file.stat().st_mtime_ns for file in state.iterdir()) // 1_000_000
 
 
 def find_experiment_id(client: "MlflowClient", name: str) -> str:
@@ -150,17 +225,3 @@ def _experiment_id(client: "MlflowClient", project: Path, name: str) -> str:
             "or set tracking.experiment to another name."
         )
     return str(found.experiment_id)
-
-
-@contextmanager
-def _true_status(run: PatientRun) -> Iterator[None]:
-    """End a run as FINISHED, FAILED or KILLED, as it was."""
-    status = "FAILED"
-    try:
-        yield
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    finally:
-        run.close(status)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convloop.core.history import COLUMNS, Row, metrics_of, read_history, write_history
+from convloop.core.history import Point, Row, points_of, read_history, write_history
 
+COLUMNS = ("epoch", "train/loss", "val/loss", "time_ms")
 ROWS: list[Row] = [
     {name: epoch + index / 8 if name not in ("epoch", "time_ms") else epoch for index, name in enumerate(COLUMNS)}
     for epoch in (1, 2)
@@ -36,19 +37,20 @@ def test_an_absent_file_has_no_rows(tmp_path: Path) -> None:
     assert read_history(tmp_path / "history.csv") == []
 
 
-def test_an_empty_history_is_a_header(tmp_path: Path) -> None:
-    write_history(tmp_path / "history.csv", [])
-    assert (tmp_path / "history.csv").read_text() == (
-        "epoch,train/loss,train/accuracy,val/loss,val/accuracy,train/images_per_s,time_ms\n"
-    )
-    assert read_history(tmp_path / "history.csv") == []
-
-
 def test_writing_replaces_what_was_there(tmp_path: Path) -> None:
     write_history(tmp_path / "history.csv", ROWS)
     write_history(tmp_path / "history.csv", ROWS[:1])
     assert read_history(tmp_path / "history.csv") == ROWS[:1]
 
 
-def test_epoch_and_time_are_no_metrics() -> None:
-    assert sorted(metrics_of(ROWS[0])) == sorted(set(COLUMNS) - {"epoch", "time_ms"})
+def test_columns_are_those_of_the_rows(tmp_path: Path) -> None:
+    write_history(tmp_path / "history.csv", ROWS)
+    assert (tmp_path / "history.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_points_carry_the_epoch_as_step_and_the_time() -> None:
+    row: Row = {"epoch": 3, "train/loss": 0.5, "val/loss": 0.75, "time_ms": 1_893_456_000_123}
+    assert points_of(row) == [
+        Point("train/loss", 0.5, 3, 1_893_456_000_123),
+        Point("val/loss", 0.75, 3, 1_893_456_000_123),
+    ]

@@ -14,7 +14,6 @@ from convloop.config import Params
 from convloop.core.card import CARD_FILE
 from convloop.errors import DataError, OutputError
 from convloop.pipeline import STAGES
-from convloop.reporting.publish import publish_training
 from convloop.tracking import Tracker
 from tests.conftest import Convloop
 from tests.test_store import closed_port
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(project: Path, params: Params) -> None:
-    STAGES["evaluate"].run(params, project, Tracker(project, params.tracking, publish_training))
+    STAGES["evaluate"].run(params, project, Tracker(project, params.tracking))
 
 
 def read(file: Path) -> Any:

@@ -15,12 +15,11 @@ from convloop.config import Params, check
 from convloop.core.images import open_images
 from convloop.errors import DataError, OutputError
 from convloop.pipeline import STAGES
-from convloop.reporting.publish import publish_training
 from convloop.tracking import Tracker
 
 
 def generate(project: Path, params: Params) -> None:
-    STAGES["generate"].run(params, project, Tracker(project, params.tracking, publish_training))
+    STAGES["generate"].run(params, project, Tracker(project, params.tracking))
 
 
 def params_of(source: str, **settings: Any) -> Params:

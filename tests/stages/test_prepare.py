@@ -14,14 +14,13 @@ from convloop.core.images import NO_SPLIT, Batch, manifest_text, write_shard, wr
 from convloop.core.split import TEST
 from convloop.errors import DataError, OutputError
 from convloop.pipeline import STAGES
-from convloop.reporting.publish import publish_training
 from convloop.tracking import Tracker
 
 _CLASSES = ("cat", "dog", "hen")
 
 
 def run(word: str, project: Path, params: Params) -> None:
-    STAGES[word].run(params, project, Tracker(project, params.tracking, publish_training))
+    STAGES[word].run(params, project, Tracker(project, params.tracking))
 
 
 def random_images(count: int, seed: int = 7) -> NDArray[np.uint8]:

@@ -12,7 +12,6 @@ from convloop.config import check
 from convloop.core.images import NO_SPLIT, open_images
 from convloop.core.split import TEST
 from convloop.pipeline import STAGES
-from convloop.reporting.publish import publish_training
 from convloop.tracking import Tracker
 from tests.conftest import REPOSITORY
 
@@ -39,7 +38,7 @@ def test_a_random_split_of_weather4_leaks_and_ours_does_not(project: Path) -> No
         }
     )
     for word in ("generate", "prepare"):
-        STAGES[word].run(params, project, Tracker(project, params.tracking, publish_training))
+        STAGES[word].run(params, project, Tracker(project, params.tracking))
     images = open_images(project / "data/raw")
     splits_N = np.load(project / "data/prepared/splits.npy")
     # All pixels with all pixels, without hashes.

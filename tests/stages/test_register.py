@@ -15,7 +15,6 @@ from convloop.core.gate import compare
 from convloop.errors import DataError, OutputError, TrackingError
 from convloop.pipeline import STAGES
 from convloop.registry import Registry, Version
-from convloop.reporting.publish import publish_training
 from convloop.tracking import Tracker
 from tests.conftest import Convloop
 from tests.test_store import closed_port
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 def register(project: Path, params: Params) -> dict[str, Any]:
     """Run the stage and give the verdict it wrote."""
-    STAGES["register"].run(params, project, Tracker(project, params.tracking, publish_training))
+    STAGES["register"].run(params, project, Tracker(project, params.tracking))
     verdict: dict[str, Any] = json.loads((project / "reports/register/verdict.json").read_text())
     return verdict
 

@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from convloop.config import load
 from convloop.pipeline import STAGES
 from convloop.registry import Registry
-from convloop.reporting.publish import publish_training
 from convloop.tracking import Tracker
 
 _PARAMS = """\
@@ -25,7 +24,7 @@ def test_digits_become_a_champion_that_reads_nine_in_ten(project: Path) -> None:
     np.savez(project / "digits.npz", images=images_NHW, labels=digits.target, classes=digits.target_names.astype(str))
     (project / "params.yaml").write_text(_PARAMS)
     params = load(project / "params.yaml")
-    tracker = Tracker(project, params.tracking, publish_training)
+    tracker = Tracker(project, params.tracking)
 
     for stage in STAGES.values():
         stage.run(params, project, tracker)

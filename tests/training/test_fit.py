@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from convloop.core.history import read_history
 from convloop.core.nets import cnn2
+from convloop.core.state import opened
 from convloop.core.synth import synthetic_batches
 from convloop.errors import DeviceError, ParamsError, TrainingError
-from convloop.training.checkpoints import close_state, open_state, state_folder
 from convloop.training.classifier import Classifier
 from convloop.training.loaders import Batches
 from convloop.training.trainer import Fitted, fit
@@ -43,20 +44,20 @@ def _classifier(lr: float = 0.002) -> Classifier:
 def _fit(
     state: Path, recorder: Recorder, *, epochs: int = 2, lr: float = 0.002, keep: str = "last", **settings: object
 ) -> Fitted:
-    resume_from = open_state(state)
     choices: dict[str, object] = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": 32} | settings
-    return fit(
-        _classifier(lr),
-        _batches(),
-        image_count=200,
-        epochs=epochs,
-        batch_size=32,
-        keep=keep,
-        state=state,
-        resume_from=resume_from,
-        run=recorder,
-        **choices,  # type: ignore[arg-type]
-    )
+    with opened(state) as resume_from:
+        return fit(
+            _classifier(lr),
+            _batches(),
+            image_count=200,
+            epochs=epochs,
+            batch_size=32,
+            keep=keep,
+            state=state,
+            resume_from=resume_from,
+            run=recorder,
+            **choices,  # type: ignore[arg-type]
+        )
 
 
 def _equal(one: Fitted, other: Fitted) -> bool:
@@ -103,7 +104,10 @@ def test_run_gets_the_metrics_of_each_epoch_with_the_epoch_as_step(tmp_path: Pat
 
     assert set(recorder.metrics) == {
         (name, epoch)
-        for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_s")
+        for name in (
+            *("train/loss", "train/accuracy", "train/images_per_s", "val/loss", "val/accuracy"),
+            *("system/cpu_share", "system/memory_mb", *(["system/gpu_memory_mb"] if torch.cuda.is_available() else [])),
+        )
         for epoch in (1, 2)
     }
 
@@ -185,22 +189,8 @@ def test_a_batch_that_devices_cannot_share_is_refused(tmp_path: Path, recorder: 
     )
 
 
-def test_state_folders_differ_when_anything_that_decides_the_outcome_does(tmp_path: Path) -> None:
-    facts = [{"train": {"lr": 1}, "data": "a"}, {"train": {"lr": 2}, "data": "a"}, {"train": {"lr": 1}, "data": "b"}]
+def test_share_of_the_cores_and_memory_are_those_of_this_process(tmp_path: Path, recorder: Recorder) -> None:
+    _fit(tmp_path / "state", recorder)
 
-    assert len({state_folder(tmp_path, **fact) for fact in facts}) == 3
-
-
-def test_a_finished_training_is_not_resumed(tmp_path: Path) -> None:
-    open_state(tmp_path / "state")
-    (tmp_path / "state/last.ckpt").touch()
-    close_state(tmp_path / "state")
-
-    assert open_state(tmp_path / "state") is None
-
-
-def test_only_the_five_newest_states_stay(tmp_path: Path) -> None:
-    for number in range(8):
-        open_state(tmp_path / f"state{number}")
-
-    assert len(list(tmp_path.iterdir())) == 5
+    assert 0 < recorder.metrics["system/cpu_share", 2] <= 1.1
+    assert recorder.metrics["system/memory_mb", 2] == pytest.approx(psutil.Process().memory_info().rss / 1e6, rel=0.3)

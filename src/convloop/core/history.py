@@ -2,11 +2,20 @@
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 from convloop.core.folders import write_text
 
-COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_s", "time_ms")
 Row = dict[str, float]
+
+
+class Point(NamedTuple):
+    """One value of a metric; the same point sent to MLflow again adds nothing."""
+
+    name: str
+    value: float
+    step: int
+    time_ms: int
 
 
 def read_history(file: Path) -> list[Row]:
@@ -17,14 +26,15 @@ def read_history(file: Path) -> list[Row]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(opened)]
 
 
-def metrics_of(row: Row) -> dict[str, float]:
-    """Pick what MLflow shows of a row."""
-    return {name: value for name, value in row.items() if name not in ("epoch", "time_ms")}
+def points_of(row: Row) -> list[Point]:
+    """Give what MLflow shows of an epoch."""
+    step, time_ms = int(row["epoch"]), int(row["time_ms"])
+    return [Point(name, value, step, time_ms) for name, value in row.items() if name not in ("epoch", "time_ms")]
 
 
 def write_history(file: Path, rows: list[Row]) -> None:
-    """Replace the file by these rows."""
-    lines = [",".join(COLUMNS), *(",".join(_exact(row[name]) for name in COLUMNS) for row in rows)]
+    """Replace the file by these rows, at least one, all of the same columns."""
+    lines = [",".join(rows[0]), *(",".join(map(_exact, row.values())) for row in rows)]
     write_text(file, "\n".join([*lines, ""]))
 
 

@@ -19,9 +19,9 @@ from convloop.core.prepared import read_prepared
 from convloop.core.score import Scores, score
 from convloop.core.split import TEST, TRAIN
 from convloop.errors import DataError, TrackingError
+from convloop.publish import publish_evaluation
 from convloop.reporting.html import write_report
 from convloop.reporting.plots import plot_confusion, plot_history, plot_images
-from convloop.reporting.publish import publish_evaluation
 
 if TYPE_CHECKING:
     from convloop.config import Params

@@ -19,8 +19,8 @@ from convloop.core.package import Package
 from convloop.core.prepared import Prepared, read_prepared
 from convloop.core.split import TEST
 from convloop.errors import DataError
+from convloop.publish import publish_evaluation
 from convloop.registry import Registry
-from convloop.reporting.publish import publish_evaluation
 
 if TYPE_CHECKING:
     from convloop.config import Params

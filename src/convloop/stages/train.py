@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,10 @@ from convloop.core.package import with_digest
 from convloop.core.prepared import read_prepared
 from convloop.core.ranks import is_lead
 from convloop.core.split import TRAIN, VAL
+from convloop.core.state import begin_record, opened, state_folder, unfinished, write_record
 from convloop.core.summary import as_text, summarise
 from convloop.errors import ParamsError
 from convloop.packaging import write_package
-from convloop.training.checkpoints import close_state, open_state, state_folder, unfinished
 from convloop.training.classifier import Classifier, inverse_frequency
 from convloop.training.loaders import Batches
 from convloop.training.trainer import Fitted, fit
@@ -53,11 +54,6 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
         inputs=record["inputs"],
         code=lineage.code_digest(Path(__file__).parents[1]),
     )
-    resume_from = open_state(state) if is_lead() else unfinished(state)
-    if is_lead():
-        print(net_text, flush=True)
-        if resume_from:
-            print(f"Going on from {resume_from.relative_to(project)}.", flush=True)
     train_indices = prepared.indices(TRAIN)
     batches = Batches(
         _tensors(images, train_indices),
@@ -69,54 +65,72 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     weights_K = None
     if settings.class_weights == "inverse_frequency":
         weights_K = inverse_frequency(torch.from_numpy(images.labels_N[train_indices]), len(images.classes))
-    with tracker.training_run(state, _run_name(settings)) as run:
-        run.log_params(record["params"])
-        run.log_tags(record["tags"])
-        run.log_inputs(record["inputs"])
-        fitted = fit(
-            Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K),
-            batches,
-            image_count=len(train_indices),
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            keep=settings.keep,
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            strategy=settings.strategy,
-            precision=settings.precision,
-            state=state,
-            resume_from=resume_from,
-            run=run,
-        )
-        if not is_lead():
-            return
-        net = net.to("cpu")
-        net.load_state_dict(fitted.weights)
-        card = with_digest(
-            ModelCard(
-                classes=images.classes,
-                image_px=images.shape_HWC[0],
-                channel_count=images.shape_HWC[2],
-                net=settings.net.name,
-                epoch=fitted.epoch,
-                mean_C=prepared.mean_C,
-                std_C=prepared.std_C,
-                fit=read_manifest(project / "data/raw").get("fit", "crop"),
-            ),
-            net,
-        )
-        rows = read_history(state / "history.csv")
-        record |= _outcome(rows, fitted) | {"digest": card.digest}
-        record["tags"]["world_size"] = str(fitted.world_size)
-        with fresh_folder(project / "reports/train") as report:
-            shutil.copyfile(state / "history.csv", report / "history.csv")
-            (report / "net.txt").write_text(net_text + "\n", encoding="utf-8")
-            (report / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-        with fresh_folder(project / "models/model") as package:
-            package.rmdir()  # MLflow insists on making it
-            write_package(package, net, card)
-            (package / "run.json").write_text(json.dumps({"run_id": run.id, "name": _run_name(settings)}))
-    close_state(state)
+    with opened(state) if is_lead() else nullcontext(unfinished(state)) as resume_from:
+        if is_lead():
+            record = begin_record(state, {"name": _run_name(settings)} | record)
+            print(net_text, flush=True)
+            if resume_from:
+                print(f"Going on from {resume_from.relative_to(project)}.", flush=True)
+        with tracker.training_run(state) as run:
+            run.log_params(record["params"])
+            run.log_tags(record["tags"])
+            run.log_inputs(record["inputs"])
+            fitted = fit(
+                Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K),
+                batches,
+                image_count=len(train_indices),
+                epochs=settings.epochs,
+                batch_size=settings.batch_size,
+                keep=settings.keep,
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                strategy=settings.strategy,
+                precision=settings.precision,
+                state=state,
+                resume_from=resume_from,
+                run=run,
+            )
+            if is_lead():
+                net = net.to("cpu")
+                net.load_state_dict(fitted.weights)
+                card = with_digest(
+                    ModelCard(
+                        classes=images.classes,
+                        image_px=images.shape_HWC[0],
+                        channel_count=images.shape_HWC[2],
+                        net=settings.net.name,
+                        epoch=fitted.epoch,
+                        mean_C=prepared.mean_C,
+                        std_C=prepared.std_C,
+                        fit=read_manifest(project / "data/raw").get("fit", "crop"),
+                    ),
+                    net,
+                )
+                record |= _outcome(read_history(state / "history.csv"), fitted) | {"digest": card.digest}
+                record["tags"]["world_size"] = str(fitted.world_size)
+                _write(project, state, record, net_text, net, card, run.id)
+
+
+def _write(
+    project: Path,
+    state: Path,
+    record: dict[str, Any],
+    net_text: str,
+    net: nn.Sequential,
+    card: ModelCard,
+    run_id: str | None,
+) -> None:
+    """Put report and package into place, each whole."""
+    write_record(state, record)
+    with fresh_folder(project / "reports/train") as report:
+        for name in ("history.csv", "record.json"):
+            shutil.copyfile(state / name, report / name)
+        (report / "net.txt").write_text(net_text + "\n", encoding="utf-8")
+    with fresh_folder(project / "models/model") as package:
+        package.rmdir()  # MLflow insists on making it
+        write_package(package, net, card)
+        note = {"run_id": run_id, "training_id": record["training_id"], "name": record["name"]}
+        (package / "run.json").write_text(json.dumps(note))
 
 
 def build_net(settings: "TrainParams", images: Images) -> nn.Sequential:

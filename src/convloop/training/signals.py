@@ -1,24 +1,46 @@
-"""Stop when asked to, with every rank."""
+"""Stop when asked to, with every rank, and never in the middle of a write."""
 
 import signal
 from types import FrameType
+from typing import Any
 
 import lightning.pytorch as pl
 
 
 class StopSignals(pl.Callback):
-    """Take SIGTERM over from Lightning, which would hang several ranks and exit with 0."""
+    """Take Ctrl-C and SIGTERM over from Lightning, which would hang several ranks and end a SIGTERM with 0.
+
+    The first signal is remembered and obeyed between two batches: an exception in the middle of a checkpoint or of a
+    database write would leave a half one. A second signal ends at once.
+    """
 
     def __init__(self) -> None:
-        self.terminated = False
+        self.exit_code: int | None = None
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            signal.signal(signal.SIGTERM, self._stop)
-        else:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Other ranks end with the lead, which is their parent.
+            handler = self._remember if trainer.is_global_zero else signal.SIG_IGN
+            self._before[number] = signal.signal(number, handler)
 
-    def _stop(self, signal_number: int, frame: FrameType | None) -> None:
-        self.terminated = True
-        raise KeyboardInterrupt
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._obey()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._obey()
+
+    def give_back(self) -> None:
+        """Restore the handlers that were there before training."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        is_second = self.exit_code is not None
+        self.exit_code = 128 + number
+        if is_second:
+            raise KeyboardInterrupt
+
+    def _obey(self) -> None:
+        if self.exit_code is not None:
+            raise KeyboardInterrupt

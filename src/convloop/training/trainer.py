@@ -100,12 +100,13 @@ def fit(
         )
     try:
         trainer.fit(classifier, batches, ckpt_path=resume_from, weights_only=True)
-    except (SystemExit, KeyboardInterrupt) as ended:
-        if stop.terminated:
-            raise Stopped(143) from ended
-        if trainer.interrupted:
-            raise Stopped(130) from ended
-        raise
+    except (SystemExit, KeyboardInterrupt):
+        if stop.exit_code is None:
+            raise
+    finally:
+        stop.give_back()
+    if stop.exit_code is not None:
+        raise Stopped(stop.exit_code)
     chosen = torch.load(state / f"{keep}.ckpt", map_location="cpu", weights_only=True)
     weights = {
         name.removeprefix("net."): tensor for name, tensor in chosen["state_dict"].items() if name.startswith("net.")

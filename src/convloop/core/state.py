@@ -1,0 +1,149 @@
+"""What a training leaves while it runs: work/checkpoints/<fingerprint>, where DVC deletes nothing.
+
+A folder holds `record.json` (what is trained), `history.csv` (each epoch), checkpoints, `run_id` (of MLflow, once it has
+answered), `status` (how the training ended, once it has) and `sent` (once MLflow has all of it).
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from convloop.core.folders import write_text
+from convloop.errors import BusyError
+
+FOLDER = Path("work") / "checkpoints"
+FINISHED = "FINISHED"
+_KEPT_COUNT = 5
+_PATIENCE_S = 1  # longer than another command looks whether a training runs
+
+
+def state_folder(project: Path, **facts: Any) -> Path:
+    """Name the folder of one training by all that decides its outcome: params, data, code."""
+    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return project / FOLDER / fingerprint
+
+
+@contextmanager
+def opened(state: Path) -> Iterator[Path | None]:
+    """Hold a training's folder and give the checkpoint to go on from, where one was left unfinished.
+
+    Raises:
+        BusyError: another process is at the same training.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with _hold(state, _PATIENCE_S) as held:
+        if not held:
+            raise BusyError(f"This very training is running already; it holds {state}. Wait for it, or stop it first.")
+        if status(state) == FINISHED:
+            _empty(state)
+        (state / "status").unlink(missing_ok=True)
+        (state / "sent").unlink(missing_ok=True)
+        by_age = sorted(_states(state.parent), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for old in [folder for folder in by_age if folder != state][_KEPT_COUNT - 1 :]:
+            _thin_out(old)
+        yield unfinished(state)
+
+
+def unfinished(state: Path) -> Path | None:
+    """Give the checkpoint to go on from, without touching anything."""
+    last = state / "last.ckpt"
+    return last if last.is_file() else None
+
+
+def begin_record(state: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Note what is trained, under a new id; a training that goes on keeps its first record.
+
+    The id is what MLflow is asked for when its answer to the creation of a run was lost.
+    """
+    if not (state / "record.json").is_file():
+        write_record(state, {"training_id": uuid.uuid4().hex, **facts})
+    return read_record(state)
+
+
+def write_record(state: Path, record: dict[str, Any]) -> None:
+    """Replace the record of a training."""
+    write_text(state / "record.json", json.dumps(record, indent=1, ensure_ascii=False))
+
+
+def read_record(state: Path) -> dict[str, Any]:
+    """Read what was noted of a training."""
+    record: dict[str, Any] = json.loads((state / "record.json").read_text(encoding="utf-8"))
+    return record
+
+
+def status(state: Path) -> str | None:
+    """Tell how a training ended, or None where nobody could write it down."""
+    file = state / "status"
+    return file.read_text().strip() if file.is_file() else None
+
+
+def left_behind(project: Path) -> list[Path]:
+    """Find the trainings that MLflow has not heard all of, and that no process is at."""
+    return [
+        state
+        for state in _states(project / FOLDER)
+        if (state / "record.json").is_file() and not (state / "sent").exists() and not is_running(state)
+    ]
+
+
+def is_running(state: Path) -> bool:
+    """Tell whether a process of this machine is at this training; one that was killed is not."""
+    with _hold(state) as held:
+        return not held
+
+
+def noted(project: Path, run_id: str) -> Path | None:
+    """Find the training that noted this run of MLflow."""
+    for state in _states(project / FOLDER):
+        note = state / "run_id"
+        if note.is_file() and note.read_text().strip() == run_id:
+            return state
+    return None
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+@contextmanager
+def _hold(folder: Path, patience_s: float = 0) -> Iterator[bool]:
+    """Lock the folder itself, which a killed process lets go at once; give False where another one has it."""
+    give_up_s = time.monotonic() + patience_s
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        while not (held := _lock(descriptor)) and time.monotonic() < give_up_s:
+            time.sleep(0.05)
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _thin_out(state: Path) -> None:
+    """Free the space of an old training; what MLflow has not heard yet stays."""
+    with _hold(state) as held:
+        if held and (state / "sent").exists():
+            shutil.rmtree(state, ignore_errors=True)
+        elif held:
+            for checkpoint in state.glob("*.ckpt"):
+                checkpoint.unlink()
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -1,0 +1,121 @@
+"""What a training leaves on disk, for itself and for MLflow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convloop.core.state import (
+    FOLDER,
+    begin_record,
+    is_running,
+    left_behind,
+    noted,
+    opened,
+    read_record,
+    state_folder,
+)
+from convloop.errors import BusyError
+
+
+def ended(state: Path, status: str, *, sent: bool = True) -> None:
+    """Leave a training as one that ended."""
+    with opened(state):
+        begin_record(state, {"name": state.name})
+        (state / "last.ckpt").touch()
+    (state / "status").write_text(status)
+    if sent:
+        (state / "sent").touch()
+
+
+def test_folders_differ_when_anything_that_decides_the_outcome_does(tmp_path: Path) -> None:
+    facts = [{"train": {"lr": 1}, "data": "a"}, {"train": {"lr": 2}, "data": "a"}, {"train": {"lr": 1}, "data": "b"}]
+
+    assert len({state_folder(tmp_path, **fact) for fact in facts}) == 3
+
+
+def test_a_stopped_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    ended(tmp_path / "state", "KILLED")
+
+    with opened(tmp_path / "state") as resume_from:
+        assert resume_from == tmp_path / "state/last.ckpt"
+
+
+def test_a_finished_training_starts_afresh_with_another_id(tmp_path: Path) -> None:
+    ended(tmp_path / "state", "FINISHED")
+    before = read_record(tmp_path / "state")["training_id"]
+
+    with opened(tmp_path / "state") as resume_from:
+        assert resume_from is None
+        assert begin_record(tmp_path / "state", {})["training_id"] != before
+
+
+def test_a_training_that_goes_on_keeps_its_id_and_first_record(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    first = begin_record(tmp_path / "state", {"name": "a"})
+
+    assert begin_record(tmp_path / "state", {"name": "b"}) == first
+
+
+def test_two_processes_never_run_the_same_training(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with opened(state), pytest.raises(BusyError) as error, opened(state):
+        pass
+
+    assert str(error.value) == (
+        f"This very training is running already; it holds {state}. Wait for it, or stop it first."
+    )
+
+
+def test_a_killed_training_is_not_running(tmp_path: Path) -> None:
+    script = "import sys, time; from pathlib import Path; from convloop.core.state import opened\n"
+    script += "with opened(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path / "state"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert is_running(tmp_path / "state")
+        process.kill()
+        process.wait()
+
+    assert not is_running(tmp_path / "state")
+
+
+def test_only_the_five_newest_sent_trainings_stay(tmp_path: Path) -> None:
+    for number in range(8):
+        ended(tmp_path / f"state{number}", "FINISHED")
+        os.utime(tmp_path / f"state{number}", (number, number))
+
+    with opened(tmp_path / "new"):
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["new", "state4", "state5", "state6", "state7"]
+
+
+def test_an_old_training_that_mlflow_has_not_heard_keeps_all_but_its_weights(tmp_path: Path) -> None:
+    for number in range(6):
+        ended(tmp_path / f"state{number}", "FINISHED", sent=number > 0)
+        os.utime(tmp_path / f"state{number}", (number, number))
+
+    with opened(tmp_path / "new"):
+        assert sorted(entry.name for entry in (tmp_path / "state0").iterdir()) == ["record.json", "status"]
+
+
+def test_left_behind_is_what_was_not_sent_and_is_not_running(tmp_path: Path) -> None:
+    ended(tmp_path / FOLDER / "sent", "FINISHED")
+    ended(tmp_path / FOLDER / "unsent", "KILLED", sent=False)
+    ended(tmp_path / FOLDER / "running", "KILLED", sent=False)
+
+    with opened(tmp_path / FOLDER / "running"):
+        assert left_behind(tmp_path) == [tmp_path / FOLDER / "unsent"]
+
+
+def test_a_project_that_never_trained_has_nothing_left_behind(tmp_path: Path) -> None:
+    assert left_behind(tmp_path) == []
+
+
+def test_the_training_of_a_run_is_found_by_its_note(tmp_path: Path) -> None:
+    ended(tmp_path / FOLDER / "one", "KILLED")
+    (tmp_path / FOLDER / "one/run_id").write_text("abc")
+
+    assert noted(tmp_path, "abc") == tmp_path / FOLDER / "one"
+    assert noted(tmp_path, "def") is None
