@@ -107,11 +107,14 @@ def test_dead_server_is_named(
     )
 
 
-def test_open_runs_are_counted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_nobody_could_end_are_ended(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client = store.connect(project, 5)
-    client.create_run(client.create_experiment("small"))
+    tags = {"convloop.heartbeat_s": "1"}
+    run_id = client.create_run(client.create_experiment("small"), tags=tags, run_name="lost").info.run_id
     examine(project)
-    assert found(capsys)["store"] == ("ok", f"store: {store.tracking_uri(project)} answers, 1 runs open")
+    noted = "; ended 1 runs that nobody could end: lost"
+    assert found(capsys)["store"] == ("ok", f"store: {store.tracking_uri(project)} answers{noted}")
+    assert client.get_run(run_id).info.status == "KILLED"
 
 
 def test_project_without_data_is_fine(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from convloop.core.images import open_images
 from convloop.errors import ConvloopError
 from convloop.params_file import FILE_NAME
 from convloop.processes import environment
+from convloop.tracking import Tracker
 
 _PACKAGES = ("torch", "lightning", "torchmetrics", "mlflow", "dvc", "numpy")
 _LOW_DISK_GB = 2
@@ -85,12 +86,10 @@ def _params(project: Path) -> tuple[config.Params, Check]:
 def _store(project: Path, params: config.Params) -> Check:
     uri = store.shown_uri(project)
     try:
-        client = store.connect(project, params.tracking.timeout_s)
-        found = client.get_experiment_by_name(params.tracking.experiment)
-        running = client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'") if found else []
+        repaired = Tracker(project, params.tracking).repair()
     except ConvloopError as error:
         return False, f"store: {error}", "start the server, or unset MLFLOW_TRACKING_URI to use the local store"
-    noted = f", {len(running)} runs open" if running else ""
+    noted = f"; ended {len(repaired)} runs that nobody could end: {', '.join(repaired)}" if repaired else ""
     return True, f"store: {uri} answers{noted}", ""
 
 

@@ -98,9 +98,7 @@ class Tracker:
         sent = []
         for state in left_behind(self._project):
             run = self._open_training(client, state, read_record(state))
-            publish_record(run, state)
-            run.close(status(state) or "KILLED", _last_sign_ms(state))
-            (state / "sent").touch()
+            self._send(run, state)
             sent.append(str(run.id))
         return sent
 
@@ -133,19 +131,25 @@ class Tracker:
 
     def _repair(self, client: "MlflowClient", experiment_ids: list[str]) -> list[str]:
         repaired = []
-        for run in client.search_runs(experiment_ids, "attributes.status = 'RUNNING'") if experiment_ids else []:
-            state = noted(self._project, run.info.run_id)
-            beat_s = float(run.data.tags.get(HEARTBEAT, "inf"))
+        for found in client.search_runs(experiment_ids, "attributes.status = 'RUNNING'") if experiment_ids else []:
+            run = MlflowRun(client, self._project, self._settings.timeout_s, found.info.run_id)
+            state = noted(self._project, found.info.run_id)
+            beat_s = float(found.data.tags.get(HEARTBEAT, "inf"))
             if state is not None and not is_running(state):
-                ended, last_ms = status(state) or "KILLED", _last_sign_ms(state)
+                self._send(run, state)
             elif state is None and time.time() - beat_s > _STALE_S:
-                ended, last_ms = "KILLED", int(beat_s * 1000)
+                run.close("KILLED", int(beat_s * 1000))
             else:
                 continue
-            client.set_tag(run.info.run_id, "convloop.repaired", "the process ended without a word")
-            client.set_terminated(run.info.run_id, ended, end_time=last_ms)
-            repaired.append(str(run.info.run_name))
+            run.log_tags({"convloop.repaired": "the process ended without a word"})
+            repaired.append(str(found.info.run_name))
         return repaired
+
+    def _send(self, run: MlflowRun, state: Path) -> None:
+        """Send what the files of a training say that is not running."""
+        publish_record(run, state)
+        run.close(status(state) or "KILLED", _last_sign_ms(state))
+        (state / "sent").touch()
 
     def _find(self, client: "MlflowClient", experiment_id: str, noted_id: str | None, training_id: str) -> str | None:
         """Look a run up by its id, else by its training: the answer that would have told us the id may have been lost."""

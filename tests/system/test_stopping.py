@@ -1,100 +1,110 @@
-"""Stop training in every usual way: a true status, a true exit code, nothing left running, nothing lost."""
+"""Stop training in every way, at every moment: a true status and exit code, nothing left running, nothing lost."""
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from mlflow import MlflowClient
+import torch
 
 from tests.conftest import Convloop, environment
+from tests.system.trainings import end, left_running, local_client, points_missing, read_until, start, statuses
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-_LONG = ("--set", "train.epochs=400", "--set", "train.keep=last")
+_WORDS = ("train", "--set", "train.epochs=30", "--set", "train.keep=last", "--set", "train.accelerator=cpu")
+_RANKS = ("--set", "train.devices=2", "--set", "train.strategy=ddp")
+_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+_MOMENTS = {"before the first step": "layer", "in the middle": "epoch 3/", "at the end": "epoch 30/"}
 
 
-def _start(trained: Path, *words: str) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [sys.executable, "-m", "convloop", "train", *_LONG, *words],
-        cwd=trained,
-        env=environment(trained),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 2/"):
-            return process
-    raise AssertionError(f"training ended with {process.wait()} before its second epoch")
+@pytest.fixture
+def prepared(trained: Path) -> Path:
+    """A project whose data are ready and whose model is still to be trained."""
+    for name in ("models", "reports/train", "reports/evaluate"):
+        shutil.rmtree(trained / name)
+    return trained
 
 
-def _end(process: "subprocess.Popen[str]") -> int:
-    assert process.stdout is not None
-    with process.stdout:
-        process.stdout.read()
-    return process.wait(60)
+def _finish(project: Path, convloop: Convloop, *words: str) -> None:
+    """Give the same command again: one run in all, finished, with every epoch's points once."""
+    again = convloop(*_WORDS, *words)
+    assert again.returncode == 0, again.stderr
+    assert statuses(local_client(project)) == ["FINISHED"]
+    assert points_missing(local_client(project), "small", project / "reports/train/history.csv") == {}
 
 
-def _statuses(trained: Path) -> list[str]:
-    client = MlflowClient(f"sqlite:///{trained}/mlruns/mlflow.db")
-    experiment = client.get_experiment_by_name("small")
-    return [run.info.status for run in client.search_runs([experiment.experiment_id])]
+@pytest.mark.parametrize("moment", _MOMENTS)
+@pytest.mark.parametrize("sent", _EXIT_CODES, ids=lambda sent: sent.name)
+def test_one_process_is_stopped(prepared: Path, convloop: Convloop, sent: signal.Signals, moment: str) -> None:
+    process = start(prepared, *_WORDS, until=_MOMENTS[moment])
+    os.kill(process.pid, sent)
+
+    exit_code, said = end(process)
+    assert convloop("doctor").stdout.count("FAIL") == 2  # no DVC and no git in this project
+
+    if exit_code == 0:  # it was through with everything when the signal came
+        assert moment == "at the end"
+        assert statuses(local_client(prepared)) == ["FINISHED"]
+        return
+    assert exit_code == _EXIT_CODES[sent], said
+    if moment == "in the middle":
+        assert statuses(local_client(prepared)) == ["KILLED"]
+        (state,) = (prepared / "work/checkpoints").iterdir()
+        assert points_missing(local_client(prepared), "small", state / "history.csv") == {}
+    _finish(prepared, convloop)
 
 
-def _left_running(trained: Path) -> list[int]:
-    """Find training processes of this project that live on, zombies not counted."""
-    left = []
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if "convloop" in words and process.info["status"] != psutil.STATUS_ZOMBIE:
-            try:
-                if process.cwd() == str(trained):
-                    left.append(process.pid)
-            except psutil.Error:
-                continue
-    return left
-
-
-@pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_stopped_training_keeps_its_state_and_a_true_status(
-    trained: Path, convloop: Convloop, sent: signal.Signals, exit_code: int, devices: int
-) -> None:
-    ranks = () if devices == 1 else ("--set", "train.devices=2", "--set", "train.strategy=ddp")
-    process = _start(trained, *ranks)
+@pytest.mark.parametrize("sent", _EXIT_CODES, ids=lambda sent: sent.name)
+def test_the_lead_of_two_ranks_is_stopped(prepared: Path, convloop: Convloop, sent: signal.Signals) -> None:
+    process = start(prepared, *_WORDS, *_RANKS, until="epoch 3/")
     os.killpg(process.pid, sent) if sent == signal.SIGINT else os.kill(process.pid, sent)
 
-    assert _end(process) == exit_code
-    assert _statuses(trained) == ["KILLED"]
-    assert list((trained / "work/checkpoints").glob("*/last.ckpt"))
+    exit_code, said = end(process)
     time.sleep(2)
-    assert _left_running(trained) == []
+
+    assert exit_code == _EXIT_CODES[sent], said
+    assert left_running(prepared) == []
+    assert convloop("doctor").stdout.count("FAIL") == 2
+    assert statuses(local_client(prepared)) == ["KILLED"]
+    _finish(prepared, convloop, *_RANKS)
 
 
-def test_a_killed_training_goes_on_in_the_same_run(trained: Path, convloop: Convloop) -> None:
-    process = _start(trained, "--set", "train.lr=0.0015")
-    os.kill(process.pid, signal.SIGKILL)
-    _end(process)
-    (state,) = (trained / "work/checkpoints").iterdir()
-    before = (state / "run_id").read_text()
+def test_another_rank_is_killed(prepared: Path, convloop: Convloop) -> None:
+    process = start(prepared, *_WORDS, *_RANKS, until="epoch 3/")
+    (other,) = set(left_running(prepared)) - {process.pid}
+    os.kill(other, signal.SIGKILL)
 
-    again = _start(trained, "--set", "train.lr=0.0015") if not (state / "finished").exists() else None
-    assert again is not None
-    os.kill(again.pid, signal.SIGTERM)
-    _end(again)
+    exit_code, said = end(process)
 
-    assert (state / "run_id").read_text() == before
-    assert _statuses(trained) == ["KILLED"]
+    assert exit_code == 6, said
+    assert "convloop: Rank 1 of 2 was ended by SIGKILL" in said
+    assert left_running(prepared) == []
+    assert statuses(local_client(prepared)) == ["FAILED"]
+    _finish(prepared, convloop, *_RANKS)
 
 
-def test_killing_dvc_ends_the_training_too(repository: Path, dvc: Convloop) -> None:
+def test_a_loss_that_is_no_number_fails_the_run(prepared: Path, convloop: Convloop) -> None:
+    process = start(prepared, *_WORDS, until="epoch 3/")
+    process.terminate()
+    end(process)
+    (state,) = (prepared / "work/checkpoints").iterdir()
+    checkpoint = torch.load(state / "last.ckpt", weights_only=False)
+    next(iter(checkpoint["state_dict"].values())).fill_(float("nan"))
+    torch.save(checkpoint, state / "last.ckpt")
+
+    done = convloop(*_WORDS)
+
+    assert done.returncode == 6
+    assert done.stderr.startswith("convloop: The loss was nan or infinite by step ")
+    assert statuses(local_client(prepared)) == ["FAILED"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_dvc_is_stopped_above_a_training(repository: Path, dvc: Convloop, sent: signal.Signals) -> None:
     dvc("repro", "prepare")
     params = repository / "params.yaml"
     params.write_text(params.read_text().replace("epochs: 2", "epochs: 400"))
@@ -107,49 +117,42 @@ def test_killing_dvc_ends_the_training_too(repository: Path, dvc: Convloop) -> N
         text=True,
         start_new_session=True,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 2/"):
-            break
-    os.kill(process.pid, signal.SIGKILL)
+    read_until(process, "epoch 2/")
+    os.kill(process.pid, sent)
 
-    _end(process)
+    exit_code, said = end(process)
 
-    assert _left_running(repository) == []
-    assert _statuses(repository) == ["KILLED"]
+    assert exit_code != 0, said
+    assert left_running(repository) == []
+    assert statuses(local_client(repository)) == ["KILLED"]
 
 
-def test_training_survives_a_dead_server_and_sync_sends_it_later(trained: Path, convloop: Convloop) -> None:
-    dead = convloop("train", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-
-    assert dead.returncode == 0, dead.stderr
-    assert dead.stderr.splitlines()[0] == (
-        "No answer from MLflow at http://127.0.0.1:9 in 5 s. Training goes on; its history is kept. "
-        "Send it later: convloop sync"
-    )
-
-    synced = convloop("sync")
-
-    assert synced.returncode == 0, synced.stderr
-    assert _statuses(trained) == ["FINISHED"]
-
-
-def test_two_ranks_make_one_run_and_one_model(trained: Path, convloop: Convloop) -> None:
-    done = convloop(
-        "train", "--set", "train.devices=2", "--set", "train.strategy=ddp", "--set", "train.accelerator=cpu"
-    )
+@pytest.mark.parametrize("rank_count", [2, 4])
+def test_several_ranks_make_one_run_and_one_model(prepared: Path, convloop: Convloop, rank_count: int) -> None:
+    done = convloop(*_WORDS, *_RANKS, "--set", f"train.devices={rank_count}", "--set", "train.epochs=2")
 
     assert done.returncode == 0, done.stderr
-    assert _statuses(trained) == ["FINISHED"]
+    assert statuses(local_client(prepared)) == ["FINISHED"]
     assert convloop("evaluate").returncode == 0
 
 
-def test_two_ranks_end_where_one_process_does(trained: Path, convloop: Convloop) -> None:
-    words = ("--set", "train.batch_size=64", "--set", "train.accelerator=cpu", "--set", "train.epochs=2")
-    convloop("train", *words)
-    alone = (trained / "reports/train/history.csv").read_text().splitlines()[-1].split(",")
-    convloop("train", *words, "--set", "train.devices=2", "--set", "train.strategy=ddp")
-    ranks = (trained / "reports/train/history.csv").read_text().splitlines()[-1].split(",")
+def test_two_ranks_end_where_one_process_does(prepared: Path, convloop: Convloop) -> None:
+    words = (*_WORDS, "--set", "train.batch_size=64", "--set", "train.epochs=2")
+    convloop(*words)
+    alone = (prepared / "reports/train/history.csv").read_text().splitlines()[-1].split(",")
+    convloop(*words, *_RANKS)
+    ranks = (prepared / "reports/train/history.csv").read_text().splitlines()[-1].split(",")
 
     # 417 training images: two ranks leave one out in each epoch, so the losses agree closely, not exactly.
     assert [float(value) for value in ranks[1:5]] == pytest.approx([float(value) for value in alone[1:5]], abs=0.05)
+
+
+def test_the_same_training_is_not_run_twice_at_once(prepared: Path, convloop: Convloop) -> None:
+    process = start(prepared, *_WORDS, "--set", "train.epochs=400", until="epoch 2/")
+    second = convloop(*_WORDS, "--set", "train.epochs=400")
+    process.terminate()
+    end(process)
+
+    assert second.returncode == 75
+    assert second.stderr.startswith("convloop: This very training is running already; it holds ")
+    assert statuses(local_client(prepared)) == ["KILLED"]

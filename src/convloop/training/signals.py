@@ -16,6 +16,7 @@ class StopSignals(pl.Callback):
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
+        self.lost_rank: str | None = None
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -29,6 +30,15 @@ class StopSignals(pl.Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._obey()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        # Asked now, since Lightning ends the other ranks right after this.
+        for rank, process in enumerate(getattr(trainer.strategy.launcher, "procs", ()), 1):
+            if process.poll():
+                code = process.returncode
+                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                self.lost_rank = f"Rank {rank} of {trainer.world_size} {how}"
+                return
 
     def give_back(self) -> None:
         """Restore the handlers that were there before training."""

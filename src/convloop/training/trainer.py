@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
-from convloop.errors import DeviceError, ParamsError
+from convloop.errors import DeviceError, ParamsError, TrainingError
 from convloop.training.checkpoints import checkpoint_callbacks
 from convloop.training.classifier import Classifier
 from convloop.training.history import History
@@ -66,7 +66,7 @@ def fit(
         Stopped: Ctrl-C or SIGTERM; the last whole epoch is kept in `state`.
         DeviceError: this machine lacks the accelerator or devices.
         ParamsError: the devices found cannot share a batch evenly.
-        TrainingError: the loss was not a number.
+        TrainingError: the loss was not a number, or another rank was lost.
     """
     stop = StopSignals()
     history = History(state / "history.csv", run, image_count, epochs)
@@ -79,7 +79,7 @@ def fit(
             strategy=STRATEGIES[strategy],
             precision=_PRECISIONS[precision],
             max_epochs=epochs,
-            callbacks=[stop, history, *bar, *checkpoint_callbacks(state)],
+            callbacks=[stop, *bar, *checkpoint_callbacks(state), history],
             logger=False,
             enable_progress_bar=bool(bar),
             enable_model_summary=False,
@@ -100,9 +100,17 @@ def fit(
         )
     try:
         trainer.fit(classifier, batches, ckpt_path=resume_from, weights_only=True)
-    except (SystemExit, KeyboardInterrupt):
+    except (SystemExit, KeyboardInterrupt) as ended:
         if stop.exit_code is None:
+            # Lightning turns a Ctrl-C that comes before its first step into exit code 1.
+            raise (Stopped(130) if trainer.interrupted and ended.args == (1,) else ended) from None
+    except RuntimeError as error:
+        if stop.lost_rank is None:
             raise
+        raise TrainingError(
+            f"{stop.lost_rank}, so the others cannot go on. What it said itself is above; SIGKILL without a word is often "
+            "too little memory. The same command goes on from the last whole epoch."
+        ) from error
     finally:
         stop.give_back()
     if stop.exit_code is not None:

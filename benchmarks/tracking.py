@@ -1,0 +1,200 @@
+"""What tracking costs an epoch of cnn3 on a CPU: ours, Lightning's MLFlowLogger and autolog beside none, side by side.
+
+Every round trains once with each; the figure is the median epoch (the first one left out) over that of the round without
+tracking. `ours, server ...` tracks on a real MLflow server behind a gate that is well, refuses, fails, is silent or slow.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import MLFlowLogger
+from results_file import write_result
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from convloop.config import Params
+from convloop.core.history import read_history
+from convloop.core.nets import cnn3
+from convloop.core.state import begin_record, opened
+from convloop.core.synth import synthetic_batches
+from convloop.runs import Run, SilentRun
+from convloop.training.classifier import Classifier
+from convloop.training.history import History
+from convloop.training.loaders import Batches
+from convloop.training.trainer import fit
+from convloop.tracking import Tracker
+from tests.system.fault_server import KINDS, FaultServer, mlflow_server
+from convloop import store
+
+IMAGE_COUNT, EPOCHS, BATCH_SIZE = 10_000, 5, 64
+
+
+class LoggingClassifier(Classifier):
+    """What a user of a Lightning logger writes."""
+
+    def training_step(self, *arguments: Any) -> torch.Tensor:
+        loss = super().training_step(*arguments)
+        self.log("train/step_loss", loss)
+        return loss
+
+
+def batches() -> Batches:
+    drawn = list(
+        synthetic_batches(
+            seed=1,
+            image_count=IMAGE_COUNT,
+            class_count=10,
+            image_px=32,
+            channel_count=3,
+            difficulty_share=0.5,
+            label_noise_share=0,
+            imbalance_ratio=1,
+            shift_share=0,
+        )
+    )
+    images_NHWC = torch.cat([torch.from_numpy(batch.images_NHWC) for batch in drawn])
+    labels_N = torch.cat([torch.from_numpy(batch.labels_N) for batch in drawn])
+    cut = IMAGE_COUNT * 9 // 10
+    parts = (images_NHWC[:cut], labels_N[:cut]), (images_NHWC[cut:], labels_N[cut:])
+    return Batches(*parts, batch_size=BATCH_SIZE, seed=1)
+
+
+def epoch_s(history: Path) -> float:
+    times_ms = [row["time_ms"] for row in read_history(history)]
+    return median((after - before) / 1000 for before, after in zip(times_ms, times_ms[1:], strict=False))
+
+
+def classifier(kind: type[Classifier] = Classifier) -> Classifier:
+    torch.manual_seed(1)
+    return kind(cnn3(32, 3, 10), (128.0,) * 3, (60.0,) * 3, 0.001)
+
+
+def fitted(state: Path, run: Run) -> None:
+    fit(
+        classifier(),
+        batches(),
+        image_count=IMAGE_COUNT,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        keep="last",
+        accelerator="cpu",
+        devices=1,
+        strategy="auto",
+        precision=32,
+        state=state,
+        resume_from=None,
+        run=run,
+    )
+
+
+def untracked(folder: Path) -> None:
+    folder.mkdir()
+    fitted(folder, SilentRun())
+
+
+def ours(folder: Path) -> None:
+    begin = {"name": "benchmark", "params": {}, "inputs": {}, "tags": {}}
+    with opened(folder):
+        begin_record(folder, begin)
+        try:
+            with Tracker(folder, Params().tracking).training_run(folder) as run:
+                fitted(folder, run)
+                raise KeyboardInterrupt  # there is no model to publish
+        except KeyboardInterrupt:
+            pass
+
+
+def with_logger(folder: Path, every_step_count: int) -> None:
+    folder.mkdir()
+    logger = MLFlowLogger("benchmark", tracking_uri=store.tracking_uri(folder))
+    plain(folder, logger=logger, log_every_n_steps=every_step_count)
+
+
+def with_autolog(folder: Path) -> None:
+    import mlflow
+
+    folder.mkdir()
+    mlflow.set_tracking_uri(store.tracking_uri(folder))
+    mlflow.set_experiment("autolog")
+    mlflow.pytorch.autolog(log_models=False)
+    try:
+        plain(folder, logger=False)
+    finally:
+        mlflow.pytorch.autolog(disable=True)
+        if mlflow.active_run():
+            mlflow.end_run()
+
+
+def plain(folder: Path, **settings: Any) -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=EPOCHS,
+        callbacks=[History(folder / "history.csv", SilentRun(), IMAGE_COUNT, EPOCHS)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **settings,
+    )
+    trainer.fit(classifier(LoggingClassifier), batches())
+
+
+def against(server: FaultServer, kind: str) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        server.be(kind)
+        os.environ["MLFLOW_TRACKING_URI"] = server.uri
+        try:
+            ours(folder)
+        finally:
+            del os.environ["MLFLOW_TRACKING_URI"]
+            server.be("well")
+
+    return run
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        os.environ["DVC_ROOT"] = temporary
+        store.connect(root, 5)
+        (root / "server").mkdir()
+        with mlflow_server(root / "server", root / "mlruns/mlflow.db") as port:
+            server = FaultServer(port)
+            variants: dict[str, Callable[[Path], None]] = {
+                "none": untracked,
+                "ours, local store": ours,
+                **{f"ours, server {kind}": against(server, kind) for kind in ("well", *KINDS)},
+                **{
+                    f"MLFlowLogger, every {count} steps": lambda folder, count=count: with_logger(folder, count)
+                    for count in (1, 10, 50)
+                },
+                "autolog": with_autolog,
+            }
+            seconds: dict[str, list[float]] = {name: [] for name in variants}
+            for number in range(rounds):
+                for name, train in variants.items():
+                    folder = root / f"{number} {name}"
+                    train(folder)
+                    seconds[name].append(epoch_s(folder / "history.csv"))
+                    print(f"round {number + 1}  {name:<32} {seconds[name][-1]:.3f} s an epoch", flush=True)
+            server.close()
+    ratios = {
+        name: [value / base for value, base in zip(values, seconds["none"], strict=True)]
+        for name, values in seconds.items()
+    }
+    for name, values in ratios.items():
+        print(f"{name:<32} {median(values):.3f} of none  (min {min(values):.3f}, max {max(values):.3f})")
+    write_result("tracking", {"epoch_s": seconds, "ratio_to_none": ratios})
