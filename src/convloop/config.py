@@ -32,6 +32,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+# As core.modes.MODES has them (a house test compares the two).
+Mode = Literal["unknown", "1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "16-bit", "other"]
+
+
 class GenerateParams(Section):
     source: Annotated[str, Field(description="where images come from: a key of SOURCES")] = "synthetic"
     path: Annotated[
@@ -73,6 +77,14 @@ class PrepareParams(Section):
     original_px_range: Annotated[
         list[Count] | None,
         Field(min_length=2, max_length=2, description="least and most that a side of a source image may have"),
+    ] = None
+    original_modes: Annotated[
+        list[Mode] | None,
+        Field(
+            min_length=1,
+            description="modes that source images may have, such as `[L, RGB]`; any when absent, and `unknown` is that of "
+            "images which landed before modes were kept",
+        ),
     ] = None
     brightness_range: Annotated[
         list[Annotated[float, Field(ge=0, le=255)]] | None,

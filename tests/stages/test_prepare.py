@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from convloop.config import Params, check
 from convloop.core.folders import fresh_folder
-from convloop.core.images import NO_SPLIT, Batch, manifest_text, write_shard, write_shards
+from convloop.core.images import NO_SPLIT, Batch, manifest_text, write_shard
+from convloop.core.shards import write_shards
 from convloop.core.split import TEST
 from convloop.errors import DataError, OutputError
 from convloop.pipeline import STAGES

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convloop.core.images import NO_SPLIT, SPLITS, Images
+from convloop.core.modes import MODES
 from convloop.core.split import TEST
 from convloop.core.twins import NearTwins
 
@@ -41,6 +42,7 @@ class Expected:
     classes: tuple[str, ...] | None = None
     original_px_range: list[int] | None = None
     brightness_range: list[float] | None = None
+    original_modes: tuple[str, ...] | None = None
 
 
 def audit(
@@ -58,6 +60,7 @@ def audit(
         *_near_twins(images, splits_N, twins),
         *_imbalance(images),
         *_sizes(images, expected.original_px_range),
+        *_modes(images, expected.original_modes),
         *_exposure(looks_N3, expected.brightness_range),
     ]
 
@@ -157,6 +160,19 @@ def _sizes(images: Images, allowed: list[int] | None) -> list[Finding]:
     enlarged = np.flatnonzero(least_N * _WARN_ENLARGED <= min(images.shape_HWC[:2]))
     message = f"enlarged {_WARN_ENLARGED} times or more"
     return [*findings, *_each("enlarged", False, enlarged, f"were {message}", f"was {message}")]
+
+
+def _modes(images: Images, allowed: tuple[str, ...] | None) -> list[Finding]:
+    """Find images whose original mode is not allowed; one that is unknown has to be allowed by that word."""
+    if allowed is None or images.modes_N is None:
+        return []
+    findings = []
+    for code in np.unique(images.modes_N):
+        if MODES[code] not in allowed:
+            message = f"of mode {MODES[code]}, and prepare.original_modes allows {', '.join(allowed)}"
+            found = np.flatnonzero(images.modes_N == code)
+            findings += _each("original_modes", True, found, f"were {message}", f"was {message}")
+    return findings
 
 
 def _exposure(looks_N3: NDArray[np.float32], allowed: list[float] | None) -> list[Finding]:

@@ -162,6 +162,7 @@ def _facts(card: dict[str, Any]) -> Iterable[tuple[str, str]]:
         f"{original['smallest_side']} to {original['largest_side']}, median of the smaller "
         f"{original['median_smaller_side']:g}",
     )
+    yield "original modes", ", ".join(f"{mode} {count:,}" for mode, count in card["original_modes"].items())
     yield "channel means of train", ", ".join(f"{value:.2f}" for value in card["mean_C"])
     yield "channel deviations of train", ", ".join(f"{value:.2f}" for value in card["std_C"])
     yield "looks, means", ", ".join(f"{name} {value:.1f}" for name, value in card["looks"].items())

@@ -8,7 +8,8 @@ from shutil import copyfile
 from typing import IO, TYPE_CHECKING, Any
 
 from convloop.core.folders import fresh_folder
-from convloop.core.images import Batch, write_shards
+from convloop.core.images import Batch
+from convloop.core.shards import write_shards
 from convloop.core.takedown_list import Allowed, read_takedown
 from convloop.errors import DataError
 from convloop.sources import LITTER_REASON, Refused

@@ -96,6 +96,7 @@ def _expected(settings: "PrepareParams") -> Expected:
         tuple(settings.classes) if settings.classes else None,
         settings.original_px_range,
         settings.brightness_range,
+        tuple(settings.original_modes) if settings.original_modes else None,
     )
 
 
