@@ -41,6 +41,14 @@ class GenerateParams(Section):
     path: Annotated[
         str | None, Field(description="folder, file or URL (s3://, https://) that a source of real data reads")
     ] = None
+    licence: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="licence of the source, for the data card; when absent, the first line of a LICENSE or README there",
+        ),
+    ] = None
     image_count: Annotated[Count, Field(le=10_000_000, description="images to draw (synthetic, noise)")] = 16_000
     class_count: Annotated[int, Field(ge=2, le=20, description="classes to draw (synthetic, noise)")] = 10
     image_px: Annotated[
@@ -103,6 +111,9 @@ class PrepareParams(Section):
     label_check_image_count: Annotated[
         int, Field(ge=0, le=1_000_000, description="images to search for wrong labels; 0 searches none")
     ] = 20_000
+    max_doubtful_share: Annotated[
+        Share, Field(description="labels that look wrong, of those searched, above which the gate warns")
+    ] = 0.02
 
 
 class NetParams(Section):
