@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from typing import get_args
 
-from convloop.config import Params
+from convloop.config import Mode, Params
+from convloop.core.modes import MODES
 from tests.house.closure import PROJECT
 
 PARAMS = """
@@ -36,6 +38,10 @@ def _keys(section: type, prefix: str = "") -> list[str]:
 
 def test_params_keys_are_the_known_ones() -> None:
     assert _keys(Params) == PARAMS.split()
+
+
+def test_params_name_the_modes_that_shards_keep() -> None:
+    assert get_args(Mode) == MODES
 
 
 def test_command_words_are_the_known_ones() -> None:

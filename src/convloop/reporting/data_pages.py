@@ -26,7 +26,7 @@ _HEAD = """<!doctype html>
 <title>{{ title }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem; overflow-wrap: anywhere }
 .figures { display: flex; gap: 1rem 2.5rem; flex-wrap: wrap } .figures b { display: block; font-size: 1.7rem }
 table { border-collapse: collapse } th, td { padding: .25rem .9rem; border-bottom: 1px solid #d9dee3; text-align: right }
 th:first-child, td:first-child { text-align: left } code { overflow-wrap: anywhere }
@@ -35,7 +35,7 @@ th:first-child, td:first-child { text-align: left } code { overflow-wrap: anywhe
 .group { display: flex; flex-wrap: wrap; gap: .3rem; border: 1px solid #d9dee3; padding: .3rem; border-radius: 4px }
 figure { margin: 0; width: 96px; font-size: .7rem; line-height: 1.25; overflow-wrap: anywhere }
 img { width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated; background: #f0f2f4; outline: 1px solid #d9dee3 }
-li { margin: .2rem 0 } a { color: inherit }
+li { margin: .2rem 0; overflow-wrap: anywhere }
 </style></head><body>
 {% macro shown(groups) %}<div class="groups">{% for group in groups %}<div class="group">{% for image in group %}
 <figure><img alt="" src="data:image/png;base64,{{ image.picture }}"><figcaption>{{ image.text }}</figcaption></figure>
