@@ -23,7 +23,7 @@ from PIL import Image
 from results_file import write_result
 
 from convloop.config import GenerateParams
-from convloop.core.images import write_shards
+from convloop.core.shards import write_shards
 from convloop.sources.folder import read_folder
 from convloop.sources.pool import Form, decoded_batches
 

@@ -40,7 +40,7 @@ def test_params_of_the_repository_are_the_defaults() -> None:
 def test_params_of_the_repository_show_every_key_that_has_a_value() -> None:
     tree = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
     defaults = check({}).model_dump(by_alias=True)
-    del tree["generate"]["path"], defaults["generate"]["path"]
+    del tree["generate"]["path"], defaults["generate"]["path"], defaults["generate"]["licence"]
     defaults["prepare"] = {key: value for key, value in defaults["prepare"].items() if value is not None}
     defaults["train"]["net"] = {"name": defaults["train"]["net"]["name"]}
     assert tree == defaults
@@ -114,7 +114,8 @@ def test_the_ends_of_a_range_come_in_order() -> None:
         (
             {"prepare": [1]},
             "prepare is [1], but must hold keys of its own. Known keys: val_share, test_share, min_class_image_count, "
-            "classes, original_px_range, brightness_range, test_sha256, label_check_image_count.",
+            "classes, original_px_range, original_modes, brightness_range, test_sha256, label_check_image_count, "
+            "max_doubtful_share.",
         ),
         (
             {"train": {"net": "cnn3"}},

@@ -21,6 +21,7 @@ from PIL import Image
 from convloop.claims import claim_inbox
 from convloop.config import Params
 from convloop.core.images import Images, open_images
+from convloop.core.modes import MODES
 from convloop.errors import DataError, PipelineError
 from convloop.ingest import Ingested, has_incoming, ingest
 from convloop.pipeline import STAGES
@@ -98,6 +99,17 @@ def test_new_images_land_in_a_shard_with_their_labels(trained: Path, repository:
     assert images.names_N[600:].tolist() == [f"{one}/b.png", f"{two}/a.png"]
     assert not has_incoming(trained)
     assert list((trained / "work/claims").iterdir()) == []
+
+
+@pytest.mark.system
+def test_new_images_keep_what_their_pixels_were(trained: Path, repository: Path) -> None:
+    one, two, _ = classes(trained)
+    drop(trained, f"{one}/a.png", picture(1)[..., 0])
+    drop(trained, f"{two}/b.png", picture(2))
+    ingest(trained)
+    modes_N = images_of(trained).modes_N
+    assert modes_N is not None
+    assert [MODES[code] for code in modes_N[600:]] == ["L", "RGB"]
 
 
 @pytest.mark.system

@@ -32,10 +32,22 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+# As core.modes.MODES has them (a house test compares the two).
+Mode = Literal["unknown", "1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "16-bit", "other"]
+
+
 class GenerateParams(Section):
     source: Annotated[str, Field(description="where images come from: a key of SOURCES")] = "synthetic"
     path: Annotated[
         str | None, Field(description="folder, file or URL (s3://, https://) that a source of real data reads")
+    ] = None
+    licence: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="licence of the source, for the data card; when absent, the first line of a LICENSE or README there",
+        ),
     ] = None
     image_count: Annotated[Count, Field(le=10_000_000, description="images to draw (synthetic, noise)")] = 16_000
     class_count: Annotated[int, Field(ge=2, le=20, description="classes to draw (synthetic, noise)")] = 10
@@ -74,6 +86,14 @@ class PrepareParams(Section):
         list[Count] | None,
         Field(min_length=2, max_length=2, description="least and most that a side of a source image may have"),
     ] = None
+    original_modes: Annotated[
+        list[Mode] | None,
+        Field(
+            min_length=1,
+            description="modes that source images may have, such as `[L, RGB]`; any when absent, and `unknown` is that of "
+            "images which landed before modes were kept",
+        ),
+    ] = None
     brightness_range: Annotated[
         list[Annotated[float, Field(ge=0, le=255)]] | None,
         Field(
@@ -91,6 +111,9 @@ class PrepareParams(Section):
     label_check_image_count: Annotated[
         int, Field(ge=0, le=1_000_000, description="images to search for wrong labels; 0 searches none")
     ] = 20_000
+    max_doubtful_share: Annotated[
+        Share, Field(description="labels that look wrong, of those searched, above which the gate warns")
+    ] = 0.02
 
 
 class NetParams(Section):

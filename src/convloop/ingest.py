@@ -27,6 +27,7 @@ from convloop.core.images import (
     Batch,
     Images,
     content_hashes,
+    mode_codes,
     open_images,
     read_manifest,
     shard_of,
@@ -71,6 +72,7 @@ class Fresh(NamedTuple):
     item: Item
     pixels_HWC: NDArray[np.uint8]
     original_px: tuple[int, int]
+    mode: int
 
 
 @dataclass
@@ -144,8 +146,9 @@ def _fresh(project: Path, claim: Path, images: Images, rest: Rest) -> Iterator[F
     names = [images.classes[label] for label in images.labels_N]
     known = dict(zip((bytes(content) for content in images.content_N), names, strict=True))
     taken_down = {bytes.fromhex(one.content_sha256): one.utc[:10] for one in read_takedown(project)}
-    for item, pixels_HWC, original_px in _decoded(project, claim, images, rest):
-        content = bytes(content_hashes(pixels_HWC[None])[0])
+    for one in _decoded(project, claim, images, rest):
+        item = one.item
+        content = bytes(content_hashes(one.pixels_HWC[None])[0])
         if content in taken_down:
             rest.refused.append((item, f"taken down on {taken_down[content]}"))
         elif content in known and item.label in (known[content], None):
@@ -156,7 +159,7 @@ def _fresh(project: Path, claim: Path, images: Images, rest: Rest) -> Iterator[F
             rest.unlabelled.append(Unlabelled(claim / "files" / item.file, content, item.name, item.source))
         else:
             known[content] = item.label
-            yield Fresh(item, pixels_HWC, original_px)
+            yield one
 
 
 def _decoded(project: Path, claim: Path, images: Images, rest: Rest) -> Iterator[Fresh]:
@@ -175,10 +178,10 @@ def _decoded(project: Path, claim: Path, images: Images, rest: Rest) -> Iterator
         rest.refused.append((items[refused.name], refused.reason))
 
     for batch in decoded_batches(encoded, form, refuse) if encoded else ():
-        for name, pixels_HWC, (height_px, width_px) in zip(
-            batch.names_N, batch.images_NHWC, batch.original_px_N2.tolist(), strict=True
+        for name, pixels_HWC, (height_px, width_px), mode in zip(
+            batch.names_N, batch.images_NHWC, batch.original_px_N2.tolist(), mode_codes(batch).tolist(), strict=True
         ):
-            yield Fresh(items[str(name)], pixels_HWC, (height_px, width_px))
+            yield Fresh(items[str(name)], pixels_HWC, (height_px, width_px), mode)
 
 
 def _unfit(item: Item, classes: tuple[str, ...]) -> str:
@@ -195,6 +198,7 @@ def _write(project: Path, claim: Path, fresh: list[Fresh], classes: tuple[str, .
         np.full(len(fresh), NO_SPLIT, np.int8),
         np.array([one.original_px for one in fresh], np.int32),
         np.array([one.item.name for one in fresh]),
+        modes_N=np.array([one.mode for one in fresh], np.uint8),
     )
     digest = hashlib.sha256(content_hashes(batch.images_NHWC).tobytes()).hexdigest()
     return write_shard(project / LANDED, f"{claim.name}-{digest[:8]}", batch)

@@ -7,7 +7,9 @@ import pytest
 
 from convloop.core.audit import Expected, Finding, audit
 from convloop.core.images import NO_SPLIT, Images
+from convloop.core.label_errors import LabelErrors
 from convloop.core.looks import measure_looks
+from convloop.core.modes import MODES
 from convloop.core.split import TEST, TRAIN, VAL
 from convloop.core.twins import NearTwins
 
@@ -17,6 +19,7 @@ CLASSES = ("cat", "dog")
 # Enough test images of both classes for no warning.
 LABELS = [0, 1] * 34
 SPLITS = [TRAIN] * 4 + [VAL] * 4 + [TEST] * 60
+NO_SUSPECTS = LabelErrors(np.empty(0, np.int64), np.empty(0, np.int64), 0.9, 68)
 NO_TWINS = NearTwins(np.empty((0, 2), np.int64), np.empty(0, np.float32), 7, 0.0)
 
 
@@ -35,11 +38,12 @@ def _audit(
     near: list[tuple[int, int]] | None = None,
     expected: Expected = Expected(1),  # noqa: B008 - it is frozen
     images: Images | None = None,
+    suspects: LabelErrors = NO_SUSPECTS,
 ) -> list[Finding]:
     images = images or _images(labels, twins)
     pairs_P2 = np.array(near or [], np.int64).reshape(-1, 2)
     found = replace(NO_TWINS, pairs_P2=pairs_P2, correlation_P=np.ones(len(pairs_P2), np.float32))
-    return audit(images, np.array(splits, np.int8), found, measure_looks(images), expected)
+    return audit(images, np.array(splits, np.int8), found, measure_looks(images), suspects, expected)
 
 
 def test_sound_data_give_no_finding() -> None:
@@ -136,13 +140,13 @@ def test_near_twins_under_two_labels_warn() -> None:
 
 def test_a_search_that_was_not_possible_warns() -> None:
     images = _images(LABELS)
-    blind = replace(NO_TWINS, distance_bits=None, false_share=0.25)
-    findings = audit(images, np.array(SPLITS, np.int8), blind, measure_looks(images), Expected(1))
+    blind = replace(NO_TWINS, distance_bits=None, unsearched="it is a fine day")
+    findings = audit(images, np.array(SPLITS, np.int8), blind, measure_looks(images), NO_SUSPECTS, Expected(1))
     assert findings == [
         Finding(
             "near_twins_unknown",
             False,
-            "near-twins were not searched: of random pairs, 25.0% have equal perceptual hashes",
+            "near-twins were not searched: it is a fine day",
         )
     ]
 
@@ -217,3 +221,66 @@ def test_blank_black_and_white_pictures_warn() -> None:
         Finding("blank", False, "1 image shows next to nothing", ((4,),)),
         Finding("exposure", False, "2 images are nearly black or white", ((5,), (6,))),
     ]
+
+
+def _with_modes(*codes: str) -> Images:
+    """Make images of which the first ones were of some modes, all others RGB."""
+    modes = [*codes, *["RGB"] * (len(LABELS) - len(codes))]
+    return replace(_images(LABELS), modes_N=np.array([MODES.index(mode) for mode in modes], np.uint8))
+
+
+def test_an_original_mode_that_is_not_allowed_blocks() -> None:
+    findings = _audit(images=_with_modes("L", "RGBA", "RGBA"), expected=Expected(1, original_modes=("RGB", "L")))
+    message = "2 images were of mode RGBA, and prepare.original_modes allows RGB, L"
+    assert findings == [Finding("original_modes", True, message, ((1,), (2,)))]
+
+
+def test_an_unknown_mode_has_to_be_allowed_by_that_word() -> None:
+    assert [
+        one.message for one in _audit(images=_with_modes("unknown"), expected=Expected(1, original_modes=("RGB",)))
+    ] == ["1 image was of mode unknown, and prepare.original_modes allows RGB"]
+    assert _audit(images=_with_modes("unknown"), expected=Expected(1, original_modes=("RGB", "unknown"))) == []
+
+
+def test_a_mode_that_no_rule_names_warns_where_nothing_is_asked() -> None:
+    assert _audit(images=_with_modes("unknown", "CMYK", "other")) == [
+        Finding(
+            "original_modes",
+            False,
+            "1 image was of a mode that no rule names; look whether the colours are right",
+            ((2,),),
+        )
+    ]
+
+
+def test_more_doubtful_labels_than_allowed_warn() -> None:
+    suspects = replace(NO_SUSPECTS, suspects_S=np.array([3, 9]), suggested_S=np.array([0, 0]))
+    assert _audit(suspects=suspects, expected=Expected(1, max_doubtful_share=0.02)) == [
+        Finding(
+            "label_errors",
+            False,
+            "2 labels of 68 examined look wrong to a simple model, a share of 0.0294; prepare.max_doubtful_share is 0.02",
+        )
+    ]
+    assert _audit(suspects=suspects, expected=Expected(1, max_doubtful_share=0.03)) == []
+
+
+def test_a_class_that_luck_alone_does_not_split_so_warns() -> None:
+    splits, labels = ([TEST] * 2 + [TRAIN] * 7 + [VAL]) * 40, [0] * 400
+    labels[:4] = [1] * 4
+    splits += [TEST] * 60 + [TRAIN] * 70 + [VAL] * 10
+    labels += [1] * 140
+    findings = _audit(labels, splits, expected=Expected(1, val_share=0.1, test_share=0.2))
+    assert findings == [
+        Finding(
+            "uneven_class",
+            False,
+            "class dog has 43.1% of its images in test where 20.0% were asked for: many of them are copies of each other",
+        )
+    ]
+
+
+def test_a_class_is_not_held_to_shares_where_the_source_gives_splits() -> None:
+    images = _images(LABELS)
+    images.splits_N[0] = TRAIN
+    assert _audit(images=images, expected=Expected(1, val_share=0.1, test_share=0.2)) == []

@@ -50,7 +50,7 @@ def test_pixels_are_bytes_with_a_channel_axis(tmp_path: Path) -> None:
 
 
 def test_height_and_width_of_the_file_are_told(tmp_path: Path) -> None:
-    assert decode(_saved(tmp_path, Image.new("RGB", (30, 20))), image_px=8, channel_count=3)[1] == (20, 30)
+    assert decode(_saved(tmp_path, Image.new("RGB", (30, 20))), image_px=8, channel_count=3)[1].size_px == (20, 30)
 
 
 def test_a_gray_file_fills_all_three_channels(tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_a_jpeg_that_is_halved_within_its_decoder_looks_the_same(tmp_path: Path)
 
 def test_padding_keeps_all_of_a_wide_image_between_white(tmp_path: Path) -> None:
     file = _saved(tmp_path, Image.new("RGB", (16, 8), RED))
-    pixels, size = decode(file, image_px=8, channel_count=3, fit="pad")
+    pixels, original = decode(file, image_px=8, channel_count=3, fit="pad")
     np.testing.assert_array_equal(pixels[2:6], np.broadcast_to(RED, (4, 8, 3)))
     np.testing.assert_array_equal(pixels[[0, 1, 6, 7]], 255)
-    assert size == (8, 16)
+    assert original.size_px == (8, 16)
 
 
 def test_stretching_keeps_all_of_a_wide_image_without_margins(tmp_path: Path) -> None:

@@ -2,23 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from convloop.core.images import (
-    Batch,
     content_hashes,
     manifest_text,
     open_images,
     read_manifest,
     write_shard,
-    write_shards,
 )
+from convloop.core.modes import MODES
 from convloop.core.phash import perceptual_hashes
+from convloop.core.shards import write_shards
 from convloop.errors import DataError
 
 from .pictures import batch_of, random_pixels
@@ -44,6 +42,17 @@ def _message(*folders: Path) -> str:
 def _sha256_start(file: Path) -> str:
     entry = json.loads((file.parent / "manifest.json").read_text())["shards"][0]
     return str(entry["images_sha256" if ".images." in file.name else "facts_sha256"])[:12]
+
+
+def _without(folder: Path, fact: str) -> Path:
+    """Turn a data folder into an older one, whose shard has no such fact."""
+    file, manifest = folder / "shard-00000.facts.npz", read_manifest(folder)
+    with np.load(file) as archive:
+        facts = {name: archive[name] for name in archive.files if name != fact}
+    np.savez(file, **facts)
+    manifest["shards"][0]["facts_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
 
 
 def test_shards_give_back_every_fact_that_was_written(tmp_path: Path) -> None:
@@ -75,67 +84,24 @@ def test_pixels_stay_on_disk_until_taken(tmp_path: Path) -> None:
     assert isinstance(open_images(_filled(tmp_path / "raw")).shards[0], np.memmap)
 
 
-def test_batches_of_any_length_become_shards_of_ten_thousand(tmp_path: Path) -> None:
-    pixels_NHWC = random_pixels(25_000)
-    labels_N = np.arange(25_000) % 3
-
-    def batches() -> Iterator[Batch]:
-        for start, stop in ((0, 1), (1, 9_999), (9_999, 10_002), (10_002, 25_000)):
-            yield batch_of(pixels_NHWC[start:stop], labels_N[start:stop].tolist())
-
-    write_shards(tmp_path, batches(), CLASSES, {})
-    images = open_images(tmp_path)
-
-    assert [len(shard) for shard in images.shards] == [10_000, 10_000, 5_000]
-    np.testing.assert_array_equal(images.take(np.arange(25_000)), pixels_NHWC)
-    np.testing.assert_array_equal(images.labels_N, labels_N)
-    np.testing.assert_array_equal(images.content_N, content_hashes(pixels_NHWC))
-
-
-def test_one_batch_over_several_shards_loses_nothing(tmp_path: Path) -> None:
-    pixels_NHWC = random_pixels(20_000, channel_count=1)
-    write_shards(tmp_path, [batch_of(pixels_NHWC, [0] * 20_000)], CLASSES, {})
-    images = open_images(tmp_path)
-    assert [len(shard) for shard in images.shards] == [10_000, 10_000]
-    np.testing.assert_array_equal(images.take(np.arange(20_000)), pixels_NHWC)
-
-
-def test_large_images_make_shards_of_fewer(tmp_path: Path) -> None:
-    pixels_NHWC = np.zeros((19, 4096, 2048, 1), np.uint8)  # 16 of them fill 128 MiB
-    write_shards(tmp_path, [batch_of(pixels_NHWC, [0] * 19)], CLASSES, {})
-    assert [len(shard) for shard in open_images(tmp_path).shards] == [16, 3]
-
-
-def test_slices_of_an_image_stay_beside_it_across_shards(tmp_path: Path) -> None:
-    plain = batch_of(random_pixels(10_001, side_px=1, channel_count=1), [0] * 10_001)
-    sliced = replace(plain, slices_N=np.array([f'{{"camera": "{index}"}}' for index in range(10_001)]))
-    write_shards(tmp_path, [plain, sliced], CLASSES, {})
-    slices_N = open_images(tmp_path).slices_N
-    assert slices_N is not None
-    assert slices_N.tolist() == [""] * 10_001 + [f'{{"camera": "{index}"}}' for index in range(10_001)]
-
-
 def test_a_shard_from_before_slices_can_be_read(tmp_path: Path) -> None:
-    raw = _filled(tmp_path / "raw", count=3)
-    file = raw / "shard-00000.facts.npz"
-    with np.load(file) as facts:
-        older = {name: facts[name] for name in facts.files if name != "slices"}
-    np.savez(file, **older)
-    manifest = json.loads((raw / "manifest.json").read_text())
-    manifest["shards"][0]["facts_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (raw / "manifest.json").write_text(json.dumps(manifest))
-    slices_N = open_images(raw).slices_N
+    slices_N = open_images(_without(_filled(tmp_path / "raw", count=3), "slices")).slices_N
     assert slices_N is not None
     assert slices_N.tolist() == ["", "", ""]
 
 
-def test_more_images_leave_full_shards_as_they_were(tmp_path: Path) -> None:
-    pixels_NHWC = random_pixels(10_003, channel_count=1)
-    for name, count in (("few", 10_000), ("more", 10_003)):
-        (tmp_path / name).mkdir()
-        write_shards(tmp_path / name, [batch_of(pixels_NHWC[:count], [0] * count)], CLASSES, {})
-    few, more = (read_manifest(tmp_path / name)["shards"] for name in ("few", "more"))
-    assert few[0] == more[0]
+def test_an_array_without_a_mode_has_that_of_its_channels(tmp_path: Path) -> None:
+    for channel_count, mode in ((1, "L"), (3, "RGB")):
+        write_shards(tmp_path, [batch_of(random_pixels(2, channel_count=channel_count), [0, 1])], CLASSES, {})
+        modes_N = open_images(tmp_path).modes_N
+        assert modes_N is not None
+        assert [MODES[code] for code in modes_N] == [mode, mode]
+
+
+def test_a_shard_from_before_modes_does_not_know_them(tmp_path: Path) -> None:
+    modes_N = open_images(_without(_filled(tmp_path / "raw", count=2), "modes")).modes_N
+    assert modes_N is not None
+    assert [MODES[code] for code in modes_N] == ["unknown", "unknown"]
 
 
 def test_take_follows_the_order_asked_for_across_shards(tmp_path: Path) -> None:
@@ -156,14 +122,6 @@ def test_equal_pixels_have_equal_hashes() -> None:
 def test_the_same_bytes_in_another_shape_are_another_image() -> None:
     pixels_NHWC = random_pixels(1, side_px=8, channel_count=1)
     assert content_hashes(pixels_NHWC)[0] != content_hashes(pixels_NHWC.reshape(1, 4, 16, 1))[0]
-
-
-def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        write_shards(tmp_path, [], CLASSES, {})
-    assert str(caught.value) == (
-        "The source holds no images. Point generate.path at some, or raise generate.image_count."
-    )
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
@@ -270,13 +228,7 @@ def test_images_of_the_first_folder_arrived_first_and_later_shards_one_by_one(tm
 
 
 def test_a_shard_from_before_perceptual_hashes_gets_them_when_opened(tmp_path: Path) -> None:
-    raw = _filled(tmp_path / "raw")
-    file, manifest = raw / "shard-00000.facts.npz", read_manifest(raw)
-    with np.load(file) as archive:
-        facts = {name: archive[name] for name in archive.files if name != "phash"}
-    np.savez(file, **facts)
-    manifest["shards"][0]["facts_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (raw / "manifest.json").write_text(json.dumps(manifest))
+    raw = _without(_filled(tmp_path / "raw"), "phash")
     np.testing.assert_array_equal(open_images(raw).phash_N, perceptual_hashes(random_pixels(5)))
 
 

@@ -1,6 +1,7 @@
 """What prepare writes down, and that it fits the images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from convloop.core.images import NO_SPLIT, Images
 from convloop.core.looks import LOOKS, measure_looks
+from convloop.core.modes import MODES
 from convloop.core.prepared import channel_statistics, read_prepared, write_prepared
 from convloop.core.split import TEST, TRAIN, VAL
 from convloop.errors import DataError
@@ -35,6 +37,16 @@ def _message(folder: Path, images: Images) -> str:
     with pytest.raises(DataError) as caught:
         read_prepared(folder, images)
     return str(caught.value)
+
+
+def test_the_card_counts_original_modes_the_commonest_first(tmp_path: Path) -> None:
+    codes = [MODES.index(mode) for mode in ["L"] * 3 + ["RGB"] * 7 + ["16-bit"]]
+    card = _write(tmp_path, replace(_images(), modes_N=np.array(codes, np.uint8)), SPLITS_N)
+    assert list(card["original_modes"].items()) == [("RGB", 7), ("L", 3), ("16-bit", 1)]
+
+
+def test_modes_that_nobody_kept_are_unknown(tmp_path: Path) -> None:
+    assert _write(tmp_path, _images(), SPLITS_N)["original_modes"] == {"unknown": 11}
 
 
 @pytest.mark.parametrize("channel_count", [1, 3])

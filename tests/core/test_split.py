@@ -143,6 +143,16 @@ def test_the_shares_are_about_right() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 18.4
 
 
+def test_shares_of_each_class_scatter_as_a_draw_does_and_no_more() -> None:
+    """The sum of 200 squared deviations, in units of their own, is 200 with a standard deviation of 20."""
+    class_count, image_count = 200, 250
+    splits_N = _assigned(_random_content(class_count * image_count), _free(class_count * image_count), 0.1, 0.2)
+    for split, share in ((VAL, 0.1), (TEST, 0.2)):
+        count_K = (splits_N.reshape(class_count, image_count) == split).sum(1)
+        squared_K = (count_K - share * image_count) ** 2 / (share * (1 - share) * image_count)
+        assert 100 < squared_K.sum() < 300
+
+
 def test_a_larger_test_share_only_adds_test_images() -> None:
     content_N = _random_content(5_000)
     small_N = _assigned(content_N, _free(5_000), 0.1, 0.1)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convloop.core.images import content_hashes, open_images, write_shards
+from convloop.core.images import content_hashes, open_images
+from convloop.core.shards import write_shards
 from convloop.core.takedown_list import FILE, Allowed, Listed, read_takedown, refuse_listed, takedown_text
 from convloop.errors import DataError
 

@@ -131,6 +131,24 @@ def test_hashes_that_tell_nothing_are_not_searched() -> None:
     assert twins.distance_bits is None
     assert len(twins.pairs_P2) == 0
     assert twins.false_share > 0.99
+    assert twins.unsearched == "100.0% of random pairs have equal perceptual hashes and differ all the same"
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [
+        ("_MAX_CANDIDATE_COUNT", "about 40 pairs have equal hashes, of which 0 can be compared"),
+        ("_MAX_COMPARISON_COUNT", "164 hashes would have to be compared, of which 0 can be"),
+    ],
+)
+def test_a_search_that_costs_too_much_says_what_of(monkeypatch: pytest.MonkeyPatch, limit: str, why: str) -> None:
+    """Forty pictures, each twice and nearly the same."""
+    pixels_NHWC = np.repeat(random_pixels(40, side_px=16) // 2, 2, axis=0)
+    pixels_NHWC[1::2] += 1
+    monkeypatch.setattr(f"convloop.core.twins.{limit}", 0)
+    twins = find_near_twins(images_of(pixels_NHWC, [0] * 80, ("a",)))
+    assert twins.distance_bits is None
+    assert twins.unsearched == why
 
 
 def test_bursts_of_near_twins_do_not_make_the_search_blind() -> None:

@@ -2,16 +2,18 @@
 
 import subprocess
 import sys
+from typing import get_args
 
-from convloop.config import Params
+from convloop.config import Mode, Params
+from convloop.core.modes import MODES
 from tests.house.closure import PROJECT
 
 PARAMS = """
-generate.source generate.path generate.image_count generate.class_count generate.image_px generate.channel_count
+generate.source generate.path generate.licence generate.image_count generate.class_count generate.image_px generate.channel_count
 generate.fit generate.max_refused_share generate.seed generate.difficulty_share generate.label_noise_share
 generate.imbalance_ratio generate.shift_share
 prepare.val_share prepare.test_share prepare.min_class_image_count prepare.classes prepare.original_px_range
-prepare.brightness_range prepare.test_sha256 prepare.label_check_image_count
+prepare.original_modes prepare.brightness_range prepare.test_sha256 prepare.label_check_image_count prepare.max_doubtful_share
 train.net.name train.net.channels train.net.kernel_px train.net.stride_px train.net.padding train.net.pool
 train.net.hidden_count train.epochs train.batch_size train.lr train.seed train.class_weights train.sampling train.keep
 train.accelerator train.devices train.strategy train.precision
@@ -36,6 +38,10 @@ def _keys(section: type, prefix: str = "") -> list[str]:
 
 def test_params_keys_are_the_known_ones() -> None:
     assert _keys(Params) == PARAMS.split()
+
+
+def test_params_name_the_modes_that_shards_keep() -> None:
+    assert get_args(Mode) == MODES
 
 
 def test_command_words_are_the_known_ones() -> None:

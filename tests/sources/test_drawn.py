@@ -22,7 +22,7 @@ DIALS: dict[str, Any] = {
     "imbalance_ratio": 50.0,
     "shift_share": 0.5,
 }
-NO_DIALS = {"source", "path", "fit", "max_refused_share"}
+NO_DIALS = {"licence", "source", "path", "fit", "max_refused_share"}
 NOISE_DIALS = ("image_count", "class_count", "image_px", "channel_count", "seed")
 
 

@@ -8,7 +8,7 @@ import pytest
 from convloop.config import GenerateParams
 from convloop.core.split import TEST, TRAIN
 from convloop.errors import DataError
-from convloop.sources import LITTER_REASON, Source
+from convloop.sources import LITTER_REASON, NOTE_REASON, Source
 from convloop.sources.folder import read_folder
 
 from .offered import encoded, put, refused
@@ -87,7 +87,18 @@ def test_what_systems_leave_behind_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_file_beside_the_class_folders_is_refused(tmp_path: Path) -> None:
-    assert refused(_read(put(tmp_path, "cat/a.png", "dog/a.png", "README"))) == {"README": "lies in no class folder"}
+    assert refused(_read(put(tmp_path, "cat/a.png", "dog/a.png", "list.txt"))) == {
+        "list.txt": "lies in no class folder"
+    }
+
+
+@pytest.mark.parametrize("name", ["README", "readme.md", "LICENSE.txt", "Licence", "COPYING"])
+def test_a_licence_or_read_me_at_the_top_is_a_note(tmp_path: Path, name: str) -> None:
+    assert refused(_read(put(tmp_path, "cat/a.png", "dog/a.png", name))) == {name: NOTE_REASON}
+
+
+def test_a_read_me_in_a_class_folder_is_offered_as_any_file(tmp_path: Path) -> None:
+    assert [item.name for item in encoded(_read(put(tmp_path, "cat/README")))] == ["cat/README"]
 
 
 def test_a_tree_deeper_than_python_can_recurse_is_walked(tmp_path: Path) -> None:

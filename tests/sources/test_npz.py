@@ -1,6 +1,9 @@
 """One .npz file of arrays, whole and damaged."""
 
+import io
 import random
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +296,50 @@ def test_random_damage_in_a_folder_is_never_more_than_a_data_error(tmp_path: Pat
         finally:
             file.write_bytes(whole[file])
         assert sum(len(batch.labels_N) for batch in batches) == 4
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_images_beyond_a_batch_come_in_pieces_and_unchanged(tmp_path: Path, save: Any) -> None:
+    """40 MB, of which a batch is 32 MiB; labels and what zlib needs are small beside it."""
+    images_NHW = np.repeat(np.arange(10_000 * 64) % 251, 64).astype(np.uint8).reshape(10_000, 64, 64)
+    save(tmp_path / "large.npz", images=images_NHW, labels=np.arange(10_000) % 2)
+    read_count = 0
+    for batch in _read(tmp_path / "large.npz").batches:
+        np.testing.assert_array_equal(
+            batch.images_NHWC[..., 0], images_NHW[read_count : read_count + len(batch.labels_N)]
+        )
+        read_count += len(batch.labels_N)
+        assert batch.images_NHWC.nbytes <= 2**25
+    assert read_count == 10_000
+
+
+def test_images_of_an_npz_are_never_all_in_memory(tmp_path: Path) -> None:
+    np.savez_compressed(
+        tmp_path / "large.npz", images=np.zeros((40_000, 64, 64), np.uint8), labels=np.arange(40_000) % 2
+    )
+    tracemalloc.start()
+    count = sum(len(batch.labels_N) for batch in _read(tmp_path / "large.npz").batches)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 40_000
+    assert peak_bytes < 110e6  # of 164 MB: two batches and a piece that is being unpacked
+
+
+def test_images_in_fortran_order_come_through_unchanged(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(_batch(_saved(tmp_path, images=np.asfortranarray(IMAGES))).images_NHWC, IMAGES)
+
+
+def test_pixels_that_end_too_early_are_a_data_error(tmp_path: Path) -> None:
+    file = _saved(tmp_path)
+    short = io.BytesIO()
+    np.save(short, IMAGES)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("images.npy", short.getvalue()[:-1])
+        labels = io.BytesIO()
+        np.save(labels, LABELS)
+        archive.writestr("labels.npy", labels.getvalue())
+    with pytest.raises(DataError) as caught:
+        list(_read(file).batches)
+    assert str(caught.value) == (
+        f"{file} cannot be read as .npz without pickles: images.npy ends too early. Write it again with numpy.savez."
+    )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from convloop.config import Params, check
 from convloop.core.images import open_images
+from convloop.core.modes import MODES
 from convloop.errors import DataError, OutputError
 from convloop.pipeline import STAGES
 from convloop.tracking import Tracker
@@ -113,6 +114,15 @@ def _pictures(folder: Path, count: int, broken_count: int = 0) -> Path:
     return folder
 
 
+def _tiny_pictures(folder: Path, count: int) -> Path:
+    """Write so many gray pictures of one pixel, each by hand, since Pillow would take a minute."""
+    for label, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir(parents=True)
+        for index in range(label, count, 2):
+            (folder / name / f"{index:05d}.ppm").write_bytes(b"P5 1 1 255\n" + bytes([index % 256]))
+    return folder
+
+
 def test_a_folder_of_pictures_becomes_shards(project: Path) -> None:
     generate(project, params_of("folder", path=str(_pictures(project / "own", 70)), image_px=12))
     images = open_images(project / "data/raw")
@@ -169,3 +179,53 @@ def test_files_of_operating_systems_count_against_no_share(project: Path) -> Non
     (folder / "cat/.DS_Store").write_bytes(b"")
     generate(project, params_of("folder", path=str(folder), image_px=12, max_refused_share=0.0))
     assert len(open_images(project / "data/raw")) == 4
+
+
+def _manifest(project: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((project / "data/raw/manifest.json").read_text())
+    return manifest
+
+
+def test_a_licence_at_the_top_of_a_folder_is_kept_and_counts_against_no_share(project: Path) -> None:
+    folder = _pictures(project / "source", 6)
+    (folder / "README.md").write_text("# Cats and dogs\n")
+    (folder / "LICENSE").write_text("\n   CC BY 4.0\n\nYou may share.\n")
+    generate(project, params_of("folder", path=str(folder), image_px=8, max_refused_share=0.0))
+    assert _manifest(project)["licence"] == "LICENSE: CC BY 4.0"
+
+
+def test_the_licence_in_params_counts_before_that_of_the_folder(project: Path) -> None:
+    folder = _pictures(project / "source", 6)
+    (folder / "LICENSE").write_text("CC BY 4.0\n")
+    generate(project, params_of("folder", path=str(folder), image_px=8, licence="bought from A. Photographer"))
+    assert _manifest(project)["licence"] == "bought from A. Photographer"
+
+
+def test_without_a_word_on_the_licence_none_is_claimed(project: Path, params: Params) -> None:
+    generate(project, params)
+    assert "licence" not in _manifest(project)
+
+
+def test_modes_of_decoded_images_are_kept(project: Path) -> None:
+    folder = _pictures(project / "source", 4)
+    Image.new("RGBA", (8, 8), "red").save(folder / "cat/zz.png")
+    Image.new("CMYK", (8, 8)).save(folder / "dog/zz.jpg")
+    generate(project, params_of("folder", path=str(folder), image_px=8))
+    images = open_images(project / "data/raw")
+    assert images.modes_N is not None
+    modes = dict(zip(images.names_N.tolist(), (MODES[code] for code in images.modes_N), strict=True))
+    assert modes["cat/zz.png"] == "RGBA"
+    assert modes["dog/zz.jpg"] == "CMYK"
+    assert set(modes.values()) == {"RGB", "RGBA", "CMYK"}
+
+
+def test_a_file_added_in_the_middle_of_a_large_folder_changes_one_shard(project: Path) -> None:
+    folder = _tiny_pictures(project / "source", 6_000)
+    generate(project, params_of("folder", path=str(folder), image_px=8, channel_count=1))
+    before = [(shard["images_sha256"], shard["facts_sha256"]) for shard in _manifest(project)["shards"]]
+    Image.new("L", (1, 1)).save(folder / "cat/02500a.ppm")
+    generate(project, params_of("folder", path=str(folder), image_px=8, channel_count=1))
+    after = [(shard["images_sha256"], shard["facts_sha256"]) for shard in _manifest(project)["shards"]]
+    assert len(before) > 2
+    assert len(set(before) - set(after)) == 1
+    assert len(set(after) - set(before)) == 1

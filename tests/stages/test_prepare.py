@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from convloop.config import Params, check
 from convloop.core.folders import fresh_folder
-from convloop.core.images import NO_SPLIT, Batch, manifest_text, write_shard, write_shards
+from convloop.core.images import NO_SPLIT, Batch, manifest_text, write_shard
+from convloop.core.shards import write_shards
 from convloop.core.split import TEST
 from convloop.errors import DataError, OutputError
 from convloop.pipeline import STAGES
@@ -50,11 +51,16 @@ def write_raw(
         write_shards(folder, [batch_of(images_NHWC, labels_N)], _CLASSES[: len(counts)], facts or {})
 
 
-def land(project: Path, images_NHWC: NDArray[np.uint8]) -> None:
+def land(project: Path, images_NHWC: NDArray[np.uint8], facts: dict[str, Any] | None = None) -> None:
     """Add one shard of cats to data/landed."""
     landed = project / "data/landed"
     shard = write_shard(landed, "later", batch_of(images_NHWC, np.zeros(len(images_NHWC), np.int64)))
-    (landed / "manifest.json").write_text(manifest_text(_CLASSES[:1], [shard], {}))
+    (landed / "manifest.json").write_text(manifest_text(_CLASSES[:1], [shard | (facts or {})], {}))
+
+
+def report_of(project: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((project / "reports/prepare/report.json").read_text())
+    return report
 
 
 def splits_of(project: Path) -> NDArray[np.int8]:
@@ -248,6 +254,42 @@ def test_sound_data_leave_a_report_and_a_card_to_read(project: Path, other_param
     assert card["test_sha256"] in page
     assert "folder" in page
     assert page.count("data:image/png;base64,") == 16
+
+
+def test_the_card_says_what_arrived_from_where_and_when(project: Path, other_params: Params) -> None:
+    write_raw(project, (300, 300), facts={"source": "folder", "licence": "LICENSE: CC BY 4.0"})
+    land(project, random_images(40, seed=8), {"source": "monday", "ingested_utc": "2026-11-22T10:00:00Z"})
+    run("prepare", project, other_params)
+    raw, landed = json.loads((project / "data/prepared/card.json").read_text())["sources"]
+    assert raw["licence"] == "LICENSE: CC BY 4.0"
+    assert landed["arrivals"] == [
+        {"name": "later", "image_count": 40, "source": "monday", "ingested_utc": "2026-11-22T10:00:00Z"}
+    ]
+    page = (project / "reports/prepare/card.html").read_text()
+    assert "licence LICENSE: CC BY 4.0" in page
+    assert "arrival 2026-11-22T10:00:00Z" in page
+
+
+def test_originals_of_another_mode_than_expected_stop_the_pipeline(project: Path) -> None:
+    write_raw(project, (300, 300))
+    said = refusal(project, asked(original_modes=["RGB", "CMYK"]))
+    assert said == "600 images were of mode L, and prepare.original_modes allows RGB, CMYK"
+
+
+def test_doubtful_labels_warn_with_pictures(project: Path) -> None:
+    """Stripes across and down, of which every tenth has the wrong label."""
+    images_NHWC = random_images(600) // 4
+    images_NHWC[:300, ::2] += 150
+    images_NHWC[300:, :, ::2] += 150
+    images_NHWC[290:310] = images_NHWC[290:310][::-1]
+    write_raw(project, (300, 300), images_NHWC=images_NHWC)
+    run("prepare", project, asked(max_doubtful_share=0.01))
+    (warning,) = [one for one in report_of(project)["findings"] if one["rule"] == "label_errors"]
+    assert not warning["blocks"]
+    assert warning["message"].endswith("; prepare.max_doubtful_share is 0.01")
+    page = (project / "reports/prepare/report.html").read_text()
+    assert page.count("labelled cat, looks dog") >= 8
+    assert page.count("labelled dog, looks cat") >= 8
 
 
 def test_refused_files_are_a_warning_and_in_the_card(project: Path, other_params: Params) -> None:

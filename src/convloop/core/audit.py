@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convloop.core.images import NO_SPLIT, SPLITS, Images
-from convloop.core.split import TEST
+from convloop.core.label_errors import LabelErrors
+from convloop.core.modes import MODES, OTHER
+from convloop.core.split import TEST, VAL
 from convloop.core.twins import NearTwins
 
 # Judgement, not measurement: below or above, somebody should look.
@@ -15,6 +17,7 @@ _WARN_TEST_IMAGE_COUNT = 30
 _WARN_LEAKED_SHARE = 0.005
 _WARN_BRIGHTNESS = (8, 247)
 _WARN_CONTRAST = 2
+_WARN_UNEVEN_DEVIATIONS = 4.5  # standard ones: by luck once in 150,000 classes
 _WARN_ENLARGED = 2
 
 Group = tuple[int, ...]
@@ -41,6 +44,10 @@ class Expected:
     classes: tuple[str, ...] | None = None
     original_px_range: list[int] | None = None
     brightness_range: list[float] | None = None
+    original_modes: tuple[str, ...] | None = None
+    val_share: float | None = None
+    test_share: float | None = None
+    max_doubtful_share: float = 1.0
 
 
 def audit(
@@ -48,17 +55,21 @@ def audit(
     splits_N: NDArray[np.int8],
     twins: NearTwins,
     looks_N3: NDArray[np.float32],
+    labels: LabelErrors,
     expected: Expected,
 ) -> list[Finding]:
-    """Check classes, twins, balance, sizes and exposure of a split data set."""
+    """Check classes, twins, balance, sizes, modes, exposure and labels of a split data set."""
     return [
         *_classes(images, expected.classes),
         *_scarce_classes(images, splits_N, expected.min_class_image_count),
+        *_uneven_classes(images, splits_N, expected),
         *_twins(images, splits_N),
         *_near_twins(images, splits_N, twins),
         *_imbalance(images),
         *_sizes(images, expected.original_px_range),
+        *_modes(images, expected.original_modes),
         *_exposure(looks_N3, expected.brightness_range),
+        *_labels(labels, expected.max_doubtful_share),
     ]
 
 
@@ -95,6 +106,38 @@ def _scarce_classes(images: Images, splits_N: NDArray[np.int8], min_class_image_
     return findings
 
 
+def _uneven_classes(images: Images, splits_N: NDArray[np.int8], expected: Expected) -> list[Finding]:
+    """Find classes whose share of val or test luck alone does not explain: copies that fall together, bursts left out."""
+    if (images.splits_N != NO_SPLIT).any():
+        return []
+    findings = []
+    used_K = np.bincount(images.labels_N[splits_N != NO_SPLIT], minlength=len(images.classes))
+    for split, share in ((VAL, expected.val_share), (TEST, expected.test_share)):
+        if share is None:
+            continue
+        count_K = np.bincount(images.labels_N[splits_N == split], minlength=len(images.classes))
+        off_K = np.abs(count_K - share * used_K) > _WARN_UNEVEN_DEVIATIONS * np.sqrt(share * (1 - share) * used_K)
+        findings += [
+            Finding(
+                "uneven_class",
+                False,
+                f"class {images.classes[label]} has {count_K[label] / used_K[label]:.1%} of its images in {SPLITS[split]} "
+                f"where {share:.1%} were asked for: many of them are copies of each other",
+            )
+            for label in np.flatnonzero(off_K & (used_K > 0))
+        ]
+    return findings
+
+
+def _labels(labels: LabelErrors, max_share: float) -> list[Finding]:
+    count = len(labels.suspects_S)
+    if count <= max_share * labels.examined_count:
+        return []
+    message = f"{_count(count, 'label', 'labels')} of {labels.examined_count:,} examined look wrong to a simple model"
+    share = f"a share of {count / labels.examined_count:.3g}; prepare.max_doubtful_share is {max_share:g}"
+    return [Finding("label_errors", False, f"{message}, {share}")]
+
+
 def _twins(images: Images, splits_N: NDArray[np.int8]) -> list[Finding]:
     """Find images of identical pixels that fall into two splits or carry two labels."""
     _, group_N = np.unique(images.content_N, return_inverse=True)
@@ -121,7 +164,7 @@ def _twins(images: Images, splits_N: NDArray[np.int8]) -> list[Finding]:
 def _near_twins(images: Images, splits_N: NDArray[np.int8], twins: NearTwins) -> list[Finding]:
     findings = []
     if twins.distance_bits is None and len(images) > 1:
-        message = f"near-twins were not searched: of random pairs, {twins.false_share:.1%} have equal perceptual hashes"
+        message = f"near-twins were not searched: {twins.unsearched}"
         findings.append(Finding("near_twins_unknown", False, message))
     sides_P2, labels_P2 = splits_N[twins.pairs_P2], images.labels_N[twins.pairs_P2]
     leaks_P = (sides_P2 != NO_SPLIT).all(1) & (sides_P2[:, 0] != sides_P2[:, 1]) & (sides_P2 == TEST).any(1)
@@ -157,6 +200,23 @@ def _sizes(images: Images, allowed: list[int] | None) -> list[Finding]:
     enlarged = np.flatnonzero(least_N * _WARN_ENLARGED <= min(images.shape_HWC[:2]))
     message = f"enlarged {_WARN_ENLARGED} times or more"
     return [*findings, *_each("enlarged", False, enlarged, f"were {message}", f"was {message}")]
+
+
+def _modes(images: Images, allowed: tuple[str, ...] | None) -> list[Finding]:
+    """Find images whose original mode is not allowed; one that is unknown has to be allowed by that word."""
+    if images.modes_N is None:
+        return []
+    findings = []
+    for code in np.unique(images.modes_N):
+        if allowed is None and MODES[code] == OTHER:
+            found = np.flatnonzero(images.modes_N == code)
+            message = "of a mode that no rule names; look whether the colours are right"
+            findings += _each("original_modes", False, found, f"were {message}", f"was {message}")
+        elif allowed is not None and MODES[code] not in allowed:
+            message = f"of mode {MODES[code]}, and prepare.original_modes allows {', '.join(allowed)}"
+            found = np.flatnonzero(images.modes_N == code)
+            findings += _each("original_modes", True, found, f"were {message}", f"was {message}")
+    return findings
 
 
 def _exposure(looks_N3: NDArray[np.float32], allowed: list[float] | None) -> list[Finding]:

@@ -9,6 +9,7 @@ import io
 import os
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from convloop.core.card import Fit
+from convloop.core.modes import mode_of
 
 MAX_FILE_PIXEL_COUNT = 50_000_000
 MAX_FILE_BYTES = 256 * 2**20
@@ -28,9 +30,16 @@ _MAY_BE_TURNED = (b"Exif\0\0", b"tiff:Orientation")  # where Pillow looks for th
 _MIN_REDUCED = 1.25
 
 
+class Original(NamedTuple):
+    """What an image was in its file: height and width, and one of `modes.MODES`."""
+
+    size_px: tuple[int, int]
+    mode: str
+
+
 def decode(
     file: Path | bytes, *, image_px: int, channel_count: int, fit: Fit = "crop"
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+) -> tuple[NDArray[np.uint8], Original]:
     """Decode one image, turn it upright, fit it into a square and resize it.
 
     Args:
@@ -38,7 +47,7 @@ def decode(
         fit: `crop` to the middle square, `pad` with white, or `stretch`.
 
     Returns:
-        uint8 pixels HWC of image_px by image_px, and height and width of the file in px.
+        uint8 pixels HWC of image_px by image_px, and what the file held.
 
     Raises:
         ValueError: it is not an image, is damaged, has 32-bit pixels, is a folder or a FIFO, or is larger than
@@ -48,16 +57,17 @@ def decode(
     try:
         plain = _plain_jpeg(content, image_px)
         if plain is not None:
-            image, size_px = plain
-            return _fitted(image, image_px, channel_count, fit), size_px
+            image, original = plain
+            return _fitted(image, image_px, channel_count, fit), original
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             width_px, height_px = opened.size
             if width_px * height_px > MAX_FILE_PIXEL_COUNT:
                 raise ValueError(f"{width_px}x{height_px} px is more than {MAX_FILE_PIXEL_COUNT:,} pixels")
+            original = Original((height_px, width_px), mode_of(opened))
             upright = _with_byte_pixels(ImageOps.exif_transpose(opened))
             if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
                 upright = _on_white(upright)
-            return _fitted(upright, image_px, channel_count, fit), (height_px, width_px)
+            return _fitted(upright, image_px, channel_count, fit), original
     except ValueError:
         raise
     except UnidentifiedImageError as error:
@@ -87,8 +97,8 @@ def read_regular(file: Path) -> bytes:
         return opened.read(facts.st_size)
 
 
-def _plain_jpeg(content: bytes, image_px: int) -> tuple[Image.Image, tuple[int, int]] | None:
-    """Decode an upright gray or YCbCr JPEG twice as fast as Pillow, to the same pixels; give height and width as well.
+def _plain_jpeg(content: bytes, image_px: int) -> tuple[Image.Image, Original] | None:
+    """Decode an upright gray or YCbCr JPEG twice as fast as Pillow, to the same pixels.
 
     None leaves the file to Pillow, as with all that libjpeg-turbo finds odd: Pillow's answer counts.
     """
@@ -109,7 +119,8 @@ def _plain_jpeg(content: bytes, image_px: int) -> tuple[Image.Image, tuple[int, 
         )
     except ValueError:
         return None
-    return Image.fromarray(pixels[..., 0] if colours == "Gray" else pixels), (height_px, width_px)
+    image = Image.fromarray(pixels[..., 0] if colours == "Gray" else pixels)
+    return image, Original((height_px, width_px), image.mode)
 
 
 def _with_byte_pixels(image: Image.Image) -> Image.Image:

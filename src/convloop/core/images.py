@@ -2,12 +2,11 @@
 
 A data folder holds `manifest.json` and, for each shard, `shard-00000.images.npy` (uint8 NHWC, memory-mapped when
 read) and `shard-00000.facts.npz` (labels, content and perceptual hashes, given splits, original sizes, names,
-slices). The manifest carries the sha256 of every file. A finished shard is never rewritten.
+slices, original modes). The manifest carries the sha256 of every file. `core.shards` cuts a stream of images into shards.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convloop.core.modes import MODES, UNKNOWN
 from convloop.core.phash import perceptual_hashes
 from convloop.errors import DataError
 
-SHARD_IMAGE_COUNT = 10_000
-SHARD_BYTES = 128 * 2**20  # of pixels: what is in memory at once must not grow with the images' size
+SHARD_IMAGE_COUNT = 10_000  # at most
 SPLITS = ("train", "val", "test")
 NO_SPLIT = -1
 FORMAT = 1
@@ -31,7 +30,8 @@ class Batch:
     """Some labelled images on their way into shards.
 
     `splits_N` holds an index into SPLITS, or NO_SPLIT where the source gives none; `original_px_N2` height and width
-    before fitting; `slices_N` a JSON object of what else is known of an image, or "" (all of them when left out).
+    before fitting; `slices_N` a JSON object of what else is known of an image, or "" (all of them when left out);
+    `modes_N` the places in modes.MODES of the original modes (gray or RGB bytes when left out, as arrays are).
     """
 
     images_NHWC: NDArray[np.uint8]
@@ -40,13 +40,14 @@ class Batch:
     original_px_N2: NDArray[np.int32]
     names_N: NDArray[np.str_]
     slices_N: NDArray[np.str_] | None = None
+    modes_N: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
 class Images:
     """All images of one or several data folders, in shard order; pixels stay memory-mapped until taken.
 
-    `slices_N` is as in Batch. `arrivals_N` is 0 in the first folder and counts the shards of the others from 1, in the
+    `slices_N` and `modes_N` are as in Batch. `arrivals_N` is 0 in the first folder and counts the shards of the others from 1, in the
     order in which they came.
     """
 
@@ -60,6 +61,7 @@ class Images:
     original_px_N2: NDArray[np.int32]
     arrivals_N: NDArray[np.int32]
     slices_N: NDArray[np.str_] | None = None
+    modes_N: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -72,11 +74,11 @@ class Images:
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy the pixels at `indices` into memory, in that order, as uint8 NHWC."""
         taken_NHWC = np.empty((len(indices), *self.shape_HWC), np.uint8)
-        start = 0
-        for shard_NHWC in self.shards:
-            here = np.flatnonzero((indices >= start) & (indices < start + len(shard_NHWC)))
-            taken_NHWC[here] = shard_NHWC[indices[here] - start]
-            start += len(shard_NHWC)
+        starts_S = np.cumsum([0, *map(len, self.shards)])
+        shard_M = np.searchsorted(starts_S, indices, side="right") - 1
+        for number in np.unique(shard_M):
+            here = np.flatnonzero(shard_M == number)
+            taken_NHWC[here] = self.shards[number][indices[here] - starts_S[number]]
         return taken_NHWC
 
 
@@ -85,21 +87,6 @@ def content_hashes(images_NHWC: NDArray[np.uint8]) -> NDArray[np.void]:
     shape = str(images_NHWC.shape[1:]).encode()
     digests = b"".join(hashlib.sha256(shape + image.tobytes()).digest() for image in images_NHWC)
     return np.frombuffer(digests, np.dtype("V32"))
-
-
-def write_shards(folder: Path, batches: Iterable[Batch], classes: tuple[str, ...], facts: dict[str, Any]) -> int:
-    """Write batches of any length as shards and, last, their manifest; return the number of images.
-
-    Args:
-        facts: what else the manifest should say, such as the source.
-    """
-    shards: list[dict[str, Any]] = []
-    for index, batch in enumerate(_rechunk(batches)):
-        shards.append(write_shard(folder, f"shard-{index:05d}", batch))
-    if not shards:
-        raise DataError("The source holds no images. Point generate.path at some, or raise generate.image_count.")
-    (folder / "manifest.json").write_text(manifest_text(classes, shards, facts), encoding="utf-8")
-    return sum(int(shard["image_count"]) for shard in shards)
 
 
 def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
@@ -114,7 +101,8 @@ def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
         splits=batch.splits_N.astype(np.int8),
         original_px=batch.original_px_N2.astype(np.int32),
         names=batch.names_N,
-        slices=_slices(batch),
+        slices=slices_of(batch),
+        modes=mode_codes(batch),
     )
     return {
         "name": name,
@@ -122,6 +110,17 @@ def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
         "images_sha256": _file_sha256(images_file),
         "facts_sha256": _file_sha256(facts_file),
     }
+
+
+def slices_of(batch: Batch) -> NDArray[np.str_]:
+    """Give the slices of a batch, empty where it has none."""
+    return np.zeros(len(batch.labels_N), "U1") if batch.slices_N is None else batch.slices_N
+
+
+def mode_codes(batch: Batch) -> NDArray[np.uint8]:
+    """Give the original modes of a batch as places in modes.MODES, those of its arrays where it names none."""
+    plain = MODES.index("L" if batch.images_NHWC.shape[-1] == 1 else "RGB")
+    return np.full(len(batch.labels_N), plain, np.uint8) if batch.modes_N is None else batch.modes_N
 
 
 def shard_of(folder: Path, name: str) -> tuple[Path, Path]:
@@ -170,7 +169,7 @@ def open_images(*folders: Path) -> Images:
     classes: tuple[str, ...] = ()
     shards: list[NDArray[np.uint8]] = []
     arrival = 0
-    names = ("labels", "content", "splits", "names", "phash", "original_px", "arrivals", "slices")
+    names = ("labels", "content", "splits", "names", "phash", "original_px", "arrivals", "slices", "modes")
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for folder in folders:
         manifest = read_manifest(folder)
@@ -213,6 +212,7 @@ def _open_shard(folder: Path, entry: dict[str, Any]) -> tuple[NDArray[np.uint8],
         facts = {name: archive[name] for name in archive.files}
     images_NHWC = np.load(images_file, mmap_mode="r")
     facts.setdefault("slices", np.zeros(entry["image_count"], "U1"))  # landed before there were slices
+    facts.setdefault("modes", np.full(entry["image_count"], MODES.index(UNKNOWN), np.uint8))
     if "phash" not in facts:  # landed before there were perceptual hashes
         facts["phash"] = perceptual_hashes(images_NHWC)
     return images_NHWC, facts
@@ -241,53 +241,3 @@ def _by(shape: tuple[int, ...]) -> str:
 def _file_sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _rechunk(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Cut batches of any length into shards; what waits are views, so that a shard is copied once."""
-    waiting: list[Batch] = []
-    count = 0
-    for batch in batches:
-        if not len(batch.labels_N):
-            continue
-        image_bytes = int(np.prod(batch.images_NHWC.shape[1:]))
-        shard_count = min(SHARD_IMAGE_COUNT, max(1, SHARD_BYTES // image_bytes))
-        start = 0
-        while count + len(batch.labels_N) - start >= shard_count:
-            stop = start + shard_count - count
-            yield _join([*waiting, _cut(batch, start, stop)])
-            waiting, count, start = [], 0, stop
-        if start < len(batch.labels_N):
-            waiting.append(_cut(batch, start, len(batch.labels_N)))
-            count += len(batch.labels_N) - start
-    if count:
-        yield _join(waiting)
-
-
-def _join(batches: list[Batch]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    return Batch(
-        np.concatenate([batch.images_NHWC for batch in batches]),
-        np.concatenate([batch.labels_N for batch in batches]),
-        np.concatenate([batch.splits_N for batch in batches]),
-        np.concatenate([batch.original_px_N2 for batch in batches]),
-        np.concatenate([batch.names_N for batch in batches]),
-        np.concatenate([_slices(batch) for batch in batches]),
-    )
-
-
-def _cut(batch: Batch, start: int, stop: int) -> Batch:
-    part = slice(start, stop)
-    return Batch(
-        batch.images_NHWC[part],
-        batch.labels_N[part],
-        batch.splits_N[part],
-        batch.original_px_N2[part],
-        batch.names_N[part],
-        _slices(batch)[part],
-    )
-
-
-def _slices(batch: Batch) -> NDArray[np.str_]:
-    return np.zeros(len(batch.labels_N), "U1") if batch.slices_N is None else batch.slices_N

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from convloop.core.images import NO_SPLIT, SPLITS, Images
 from convloop.core.looks import LOOKS
+from convloop.core.modes import MODES, UNKNOWN
 from convloop.core.split import TRAIN, VAL, versions_of_test
 from convloop.errors import DataError
 
@@ -63,6 +64,7 @@ def write_prepared(
             "median_smaller_side": float(np.median(least_N)),
             "largest_side": int(most_N.max()),
         },
+        "original_modes": count_modes(images),
         "mean_C": mean_C,
         "std_C": std_C,
         "looks": {name: float(looks_N3[:, index].mean()) for index, name in enumerate(LOOKS)},
@@ -130,6 +132,13 @@ def channel_statistics(images: Images, indices: NDArray[np.int64]) -> tuple[list
     variance_C = (counts_CV * (values_V - mean_C[:, None]) ** 2).sum(1) / total_C
     # A channel without any contrast must not be divided by zero.
     return mean_C.tolist(), np.maximum(np.sqrt(variance_C), 1.0).tolist()
+
+
+def count_modes(images: Images) -> dict[str, int]:
+    """Count the original modes of all images, the commonest first."""
+    codes_N = np.full(len(images), MODES.index(UNKNOWN)) if images.modes_N is None else images.modes_N
+    counts = {MODES[code]: int(count) for code, count in enumerate(np.bincount(codes_N)) if count}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _sha256(content_N: NDArray[np.void]) -> str:

@@ -27,14 +27,15 @@ class NearTwins:
     """Pairs of different pixels that show the same picture; `pairs_P2` indexes the images, the smaller index first.
 
     Only one image of each content is named. `distance_bits` is the largest distance of hashes that was searched, None
-    when even equal hashes mean nothing on this set; `false_share` of random pairs lie within it and yet do not show the
-    same picture.
+    when not even equal hashes were, for the reason in `unsearched`; `false_share` of random pairs lie within it and yet
+    do not show the same picture.
     """
 
     pairs_P2: NDArray[np.int64]
     correlation_P: NDArray[np.float32]
     distance_bits: int | None
     false_share: float
+    unsearched: str = ""
 
 
 def find_near_twins(images: Images) -> NearTwins:
@@ -48,20 +49,32 @@ def find_near_twins(images: Images) -> NearTwins:
     hashes_M = images.phash_N[first_M]
     false_shares, match_shares = _random_shares(images, first_M)
     pair_count = len(first_M) * (len(first_M) - 1) // 2
+    unsearched = ""
     for distance in reversed(range(_MAX_DISTANCE_BITS + 1)):
-        if (
-            false_shares[distance] >= max(_MAX_FALSE_SHARE, 1 / len(first_M))
-            or match_shares[distance] * pair_count > _MAX_CANDIDATE_COUNT
-            or comparison_count(hashes_M, distance) > _MAX_COMPARISON_COUNT
-        ):
+        match_count = match_shares[distance] * pair_count
+        if false_shares[distance] >= max(_MAX_FALSE_SHARE, 1 / len(first_M)):
+            unsearched = (
+                f"{false_shares[distance]:.1%} of random pairs have equal perceptual hashes and differ all the same"
+            )
+            continue
+        if match_count > _MAX_CANDIDATE_COUNT:
+            unsearched = (
+                f"about {match_count:,.0f} pairs have equal hashes, of which {_MAX_CANDIDATE_COUNT:,} can be compared"
+            )
+            continue
+        needed_count = comparison_count(hashes_M, distance)
+        if needed_count > _MAX_COMPARISON_COUNT:
+            unsearched = f"{needed_count:,} hashes would have to be compared, of which {_MAX_COMPARISON_COUNT:,} can be"
             continue
         pairs_P2 = pairs_within(hashes_M, distance, 2 * _MAX_CANDIDATE_COUNT)
-        if pairs_P2 is not None:
-            pairs_P2 = first_M[pairs_P2]
-            correlation_P = correlations(images, pairs_P2)
-            confirmed_P = correlation_P > MIN_CORRELATION
-            return NearTwins(pairs_P2[confirmed_P], correlation_P[confirmed_P], distance, false_shares[distance])
-    return NearTwins(np.empty((0, 2), np.int64), np.empty(0, np.float32), None, false_shares[0])
+        if pairs_P2 is None:
+            unsearched = f"more than {2 * _MAX_CANDIDATE_COUNT:,} pairs have equal hashes"
+            continue
+        pairs_P2 = first_M[pairs_P2]
+        correlation_P = correlations(images, pairs_P2)
+        confirmed_P = correlation_P > MIN_CORRELATION
+        return NearTwins(pairs_P2[confirmed_P], correlation_P[confirmed_P], distance, false_shares[distance])
+    return NearTwins(np.empty((0, 2), np.int64), np.empty(0, np.float32), None, false_shares[0], unsearched)
 
 
 def pairs_within(hashes_N: NDArray[np.uint64], distance_bits: int, max_count: int) -> NDArray[np.int64] | None:

@@ -19,21 +19,23 @@ _SHOWN_SUSPECT_COUNT = 48
 _SAMPLED_IMAGE_COUNT = 8  # of each class, in the card
 _MOST_SAMPLED_CLASSES = 100
 _THUMB_PX = 96
+_SHOWN_ARRIVAL_COUNT = 50  # the latest
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-.figures { display: flex; gap: 2.5rem; flex-wrap: wrap } .figures b { display: block; font-size: 1.7rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem; overflow-wrap: anywhere }
+.figures { display: flex; gap: 1rem 2.5rem; flex-wrap: wrap } .figures b { display: block; font-size: 1.7rem }
 table { border-collapse: collapse } th, td { padding: .25rem .9rem; border-bottom: 1px solid #d9dee3; text-align: right }
 th:first-child, td:first-child { text-align: left } code { overflow-wrap: anywhere }
 .stops { color: #b3261e } .warns { color: #9a5b00 } .passes { color: #1a7f37 }
 .groups { display: flex; gap: .9rem; flex-wrap: wrap; margin: .6rem 0 }
-.group { display: flex; gap: .3rem; border: 1px solid #d9dee3; padding: .3rem; border-radius: 4px }
+.group { display: flex; flex-wrap: wrap; gap: .3rem; border: 1px solid #d9dee3; padding: .3rem; border-radius: 4px }
 figure { margin: 0; width: 96px; font-size: .7rem; line-height: 1.25; overflow-wrap: anywhere }
-img { width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated; background: #f0f2f4 }
+img { width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated; background: #f0f2f4; outline: 1px solid #d9dee3 }
+li { margin: .2rem 0; overflow-wrap: anywhere }
 </style></head><body>
 {% macro shown(groups) %}<div class="groups">{% for group in groups %}<div class="group">{% for image in group %}
 <figure><img alt="" src="data:image/png;base64,{{ image.picture }}"><figcaption>{{ image.text }}</figcaption></figure>
@@ -46,11 +48,14 @@ _REPORT = (
     + """
 <p class="{{ 'passes' if passed else 'stops' }}">{{ verdict }}</p>
 <div class="figures">{% for name, value in figures %}<div><b>{{ value }}</b>{{ name }}</div>{% endfor %}</div>
-{% for finding in findings %}
-<h2 class="{{ 'stops' if finding.blocks else 'warns' }}">{{ 'Stops' if finding.blocks else 'Warning' }}: {{ finding.message }}</h2>
-{% if finding.groups %}{{ shown(finding.groups) }}{% endif %}
+{% for kind, word, plain, pictured in sections %}
+{% if plain %}<h2 class="{{ kind }}">{{ word }}</h2><ul class="{{ kind }}">{% for message in plain %}<li>{{ message }}</li>
+{% endfor %}</ul>{% endif %}
+{% for finding in pictured %}
+<h2 class="{{ kind }}">{{ word }}: {{ finding.message }}</h2>
+{{ shown(finding.groups) }}
 {% if finding.further %}<p>and {{ finding.further }} more: offenders.csv</p>{% endif %}
-{% endfor %}
+{% endfor %}{% endfor %}
 {% if left_out %}<h2>Left out: near-twins of an image on another side</h2>{{ shown(left_out) }}{% endif %}
 <h2>Labels worth a look</h2>
 <p>{{ doubt }}</p>
@@ -114,19 +119,31 @@ def write_gate_report(
         if not blocking
         else f"{_many(blocking, 'finding stops', 'findings stop')} the pipeline.",
         figures=figures,
-        findings=[
-            {
-                "blocks": finding.blocks,
-                "message": finding.message,
-                "groups": [_group(images, splits_N, group) for group in finding.offenders[:_SHOWN_GROUP_COUNT]],
-                "further": len(finding.offenders[_SHOWN_GROUP_COUNT:]),
-            }
-            for finding in sorted(findings, key=lambda finding: not finding.blocks)
+        sections=[
+            _section("stops", "Stops", images, splits_N, [finding for finding in findings if finding.blocks]),
+            _section("warns", "Warning", images, splits_N, [finding for finding in findings if not finding.blocks]),
         ],
         left_out=[_group(images, splits_N, group) for group in left_out[:_SHOWN_GROUP_COUNT]],
         doubt=doubt,
         suspects=suspects,
     )
+
+
+def _section(
+    kind: str, word: str, images: Images, splits_N: NDArray[np.int8], findings: list[Finding]
+) -> tuple[str, str, list[str], list[dict[str, Any]]]:
+    """Part findings that can only be said from those that have pictures."""
+    plain = [finding.message for finding in findings if not finding.offenders]
+    pictured = [
+        {
+            "message": finding.message,
+            "groups": [_group(images, splits_N, group) for group in finding.offenders[:_SHOWN_GROUP_COUNT]],
+            "further": len(finding.offenders[_SHOWN_GROUP_COUNT:]),
+        }
+        for finding in findings
+        if finding.offenders
+    ]
+    return kind, word, plain, pictured
 
 
 def write_card_page(file: Path, images: Images, splits_N: NDArray[np.int8], card: dict[str, Any]) -> None:
@@ -162,11 +179,18 @@ def _facts(card: dict[str, Any]) -> Iterable[tuple[str, str]]:
         f"{original['smallest_side']} to {original['largest_side']}, median of the smaller "
         f"{original['median_smaller_side']:g}",
     )
+    yield "original modes", ", ".join(f"{mode} {count:,}" for mode, count in card["original_modes"].items())
     yield "channel means of train", ", ".join(f"{value:.2f}" for value in card["mean_C"])
     yield "channel deviations of train", ", ".join(f"{value:.2f}" for value in card["std_C"])
     yield "looks, means", ", ".join(f"{name} {value:.1f}" for name, value in card["looks"].items())
     for source in card["sources"]:
-        yield source["folder"], ", ".join(f"{key} {value}" for key, value in source.items() if key != "folder")
+        plain = {key: value for key, value in source.items() if key not in ("folder", "arrivals")}
+        yield source["folder"], ", ".join(f"{key} {value}" for key, value in plain.items())
+        for arrival in source.get("arrivals", [])[-_SHOWN_ARRIVAL_COUNT:]:
+            yield (
+                f"arrival {arrival['ingested_utc']}",
+                ", ".join(f"{key} {value}" for key, value in arrival.items() if key != "ingested_utc"),
+            )
     for one in card["test_versions"]:
         yield f"test set, version {one['version']}", f"{one['image_count']:,} images, {one['sha256']}"
     yield "all images", card["content_sha256"]
@@ -195,7 +219,8 @@ def _shown(images: Images, index: int, text: str) -> dict[str, str]:
     picture.thumbnail((_THUMB_PX, _THUMB_PX))
     stream = io.BytesIO()
     picture.save(stream, "PNG")
-    return {"picture": base64.b64encode(stream.getvalue()).decode(), "text": text}
+    breakable = text.replace("/", "/\u200b")  # a zero-width space: a name breaks behind its folders first
+    return {"picture": base64.b64encode(stream.getvalue()).decode(), "text": breakable}
 
 
 def _many(count: int, one: str, many: str) -> str:

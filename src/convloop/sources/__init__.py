@@ -5,6 +5,7 @@ cores; a new one is a file, and a line in SOURCES and in `config.SOURCE_NAMES`.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,8 +14,11 @@ from convloop.core.images import NO_SPLIT, Batch
 if TYPE_CHECKING:
     from convloop.config import GenerateParams
 
-# What operating systems leave between images: refused, but not counted against generate.max_refused_share.
+# What lies beside images and is none: refused, but not counted against generate.max_refused_share.
 LITTER_REASON = "left by an operating system, not an image"
+NOTE_REASON = "a note on the images, not an image"
+_NOTE_CHARACTERS = 10_000
+_NOTES = ("LICENSE", "LICENCE", "COPYING", "README")
 _LITTER = {".ds_store", "desktop.ini", "thumbs.db"}
 
 
@@ -61,6 +65,22 @@ def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
 def is_litter(parts: tuple[str, ...]) -> bool:
     """Tell whether a path is one that macOS or Windows writes beside images."""
     return parts[-1].lower() in _LITTER or parts[-1].startswith("._") or "__MACOSX" in parts
+
+
+def is_note(parts: tuple[str, ...]) -> bool:
+    """Tell whether a path is a licence or a read-me at the top of a source."""
+    stem, _, ending = parts[0].partition(".")
+    return len(parts) == 1 and stem.upper() in _NOTES and ending.lower() in ("", "txt", "md", "rst")
+
+
+def first_note(folder: Path) -> str:
+    """Give name and first line of the licence beside some images, or else of their read-me, or nothing."""
+    files = [file for file in folder.iterdir() if is_note((file.name,)) and file.is_file() and is_text(file.name)]
+    for file in sorted(files, key=lambda file: (_NOTES.index(file.name.split(".")[0].upper()), file.name)):
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            lines = (line.strip(" #=*\t\r\n\ufeff") for line in islice(opened.read(_NOTE_CHARACTERS).splitlines(), 50))
+        return f"{file.name}: {next(filter(None, lines), 'empty')[:100]}"
+    return ""
 
 
 def shown(name: str) -> str:

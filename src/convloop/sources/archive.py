@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from convloop.core.decode import MAX_FILE_BYTES
 from convloop.errors import DataError
-from convloop.sources import LITTER_REASON, Encoded, Refused, Source, is_litter, is_text, shown
+from convloop.sources import LITTER_REASON, NOTE_REASON, Encoded, Refused, Source, is_litter, is_note, is_text, shown
 from convloop.sources.layout import NO_CLASS, Layout, find_layout
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ def _refusal(name: str, byte_count: int) -> str:
         return "the path leaves the archive"
     if is_litter(parts):
         return LITTER_REASON
+    if is_note(parts):
+        return NOTE_REASON
     if byte_count > MAX_FILE_BYTES:
         return f"{byte_count:,} bytes is more than {MAX_FILE_BYTES:,}"
     return ""

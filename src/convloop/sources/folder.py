@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convloop.errors import DataError
-from convloop.sources import LITTER_REASON, Encoded, Refused, Source, is_litter, is_text, shown
+from convloop.sources import LITTER_REASON, NOTE_REASON, Encoded, Refused, Source, is_litter, is_note, is_text, shown
 from convloop.sources.layout import NO_CLASS, Layout, find_layout
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path] | Refused]:
             yield Refused(shown(name), "the name is not UTF-8")
         elif is_litter(parts):
             yield Refused(name, LITTER_REASON)
+        elif is_note(parts) and entry.is_file():
+            yield Refused(name, NOTE_REASON)
         elif entry.is_symlink():
             yield _linked(root, parts, Path(entry.path))
         elif entry.is_dir():

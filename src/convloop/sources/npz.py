@@ -1,11 +1,14 @@
 """Arrays of numpy: `images` and `labels`, and if wanted `classes` and `splits`, in one .npz or in .npy files.
 
-An .npz is read whole; of images.npy only a batch is in memory at a time.
+Of the images only a batch of 32 MiB is in memory at a time, packed or not; labels and splits are read whole, and so are
+images in Fortran order within an .npz.
 """
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from convloop.config import GenerateParams
 
 _BATCH_BYTES = 2**25
+_IMAGES = "images.npy"
+
+Pieces = Callable[[int], Iterator[NDArray[np.uint8]]]  # so many images at a time, in their order
 
 
 def read_npz(settings: "GenerateParams") -> Source:
@@ -37,12 +43,62 @@ def read_npz(settings: "GenerateParams") -> Source:
             archive = np.load(opened)
             if isinstance(archive, np.ndarray):
                 raise ValueError("it is a single array")
-            arrays = {name: archive[name] for name in archive.files}
+            with archive:
+                is_streamed = "images" in archive.files and _is_streamed(archive)
+                arrays = {
+                    name: _outline(archive) if name == "images" and is_streamed else archive[name]
+                    for name in archive.files
+                }
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged archive
-        raise DataError(
-            f"{file} cannot be read as .npz without pickles: {error}. Write it again with numpy.savez."
-        ) from error
-    return _source(file, arrays, lambda start, stop: _images(file, arrays["images"])[start:stop])
+        raise _damaged(file, error) from error
+
+    def pieces(step: int) -> Iterator[NDArray[np.uint8]]:
+        if is_streamed:
+            return _streamed(file, step)
+        images_NHWC = _images(file, arrays["images"])
+        return (images_NHWC[start : start + step] for start in range(0, len(images_NHWC), step))
+
+    return _source(file, arrays, pieces)
+
+
+def _is_streamed(archive: Any) -> bool:
+    with archive.zip.open(_IMAGES) as member:
+        _, is_fortran, dtype = _header(member)
+    return not is_fortran and not dtype.hasobject
+
+
+def _outline(archive: Any) -> NDArray[Any]:
+    """Give the images' shape and type without the memory."""
+    with archive.zip.open(_IMAGES) as member:
+        shape, _, dtype = _header(member)
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _streamed(file: Path, step: int) -> Iterator[NDArray[np.uint8]]:
+    """Unpack so many images at a time."""
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(_IMAGES) as member:
+            shape, _, _ = _header(member)
+            image_bytes = int(np.prod(shape[1:]))
+            for start in range(0, shape[0], step):
+                count = min(step, shape[0] - start)
+                content = member.read(count * image_bytes)
+                if len(content) < count * image_bytes:
+                    raise ValueError("images.npy ends too early")
+                yield _images(file, np.frombuffer(content, np.uint8).reshape(count, *shape[1:]))
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, zlib.error) as error:
+        raise _damaged(file, error) from error
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read shape, order and type of an .npy, up to where its values begin."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(member)
+
+
+def _damaged(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file} cannot be read as .npz without pickles: {error}. Write it again with numpy.savez.")
 
 
 def read_npy(settings: "GenerateParams") -> Source:
@@ -59,11 +115,12 @@ def read_npy(settings: "GenerateParams") -> Source:
     names = [name for name in ("images", "labels", "classes", "splits") if (folder / f"{name}.npy").is_file()]
     arrays = {name: _mapped(folder / f"{name}.npy") for name in names}
 
-    def cut(start: int, stop: int) -> NDArray[np.uint8]:
-        # Mapped anew for each batch, since pages that were read stay in memory as long as their map does.
-        return np.array(_images(folder, _mapped(folder / "images.npy"))[start:stop])
+    def pieces(step: int) -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, len(arrays["images"]), step):
+            # Mapped anew for each batch, since pages that were read stay in memory as long as their map does.
+            yield np.array(_images(folder, _mapped(folder / "images.npy"))[start : start + step])
 
-    return _source(folder, arrays, cut)
+    return _source(folder, arrays, pieces)
 
 
 def _mapped(file: Path) -> NDArray[Any]:
@@ -78,7 +135,7 @@ def _mapped(file: Path) -> NDArray[Any]:
     return array
 
 
-def _source(file: Path, arrays: dict[str, NDArray[Any]], cut: Callable[[int, int], NDArray[np.uint8]]) -> Source:
+def _source(file: Path, arrays: dict[str, NDArray[Any]], pieces: Pieces) -> Source:
     for name in ("images", "labels"):
         if name not in arrays:
             raise DataError(
@@ -93,7 +150,7 @@ def _source(file: Path, arrays: dict[str, NDArray[Any]], cut: Callable[[int, int
             f"{file}: classes names {len(set(classes))} classes, but labels go up to {class_count - 1}. Name each once."
         )
     splits_N = _splits(file, arrays.get("splits"), shape_NHWC[0])
-    return Source(classes, _batches(file.stem, shape_NHWC, labels_N, splits_N, cut), image_count=len(labels_N))
+    return Source(classes, _batches(file.stem, shape_NHWC, labels_N, splits_N, pieces), image_count=len(labels_N))
 
 
 def _batches(
@@ -101,14 +158,14 @@ def _batches(
     shape_NHWC: tuple[int, ...],
     labels_N: NDArray[np.int64],
     splits_N: NDArray[np.int8],
-    cut: Callable[[int, int], NDArray[np.uint8]],
+    pieces: Pieces,
 ) -> Iterator[Batch]:
     image_count, *shape_HWC = shape_NHWC
     step = max(1, _BATCH_BYTES // int(np.prod(shape_HWC)))
-    for start in range(0, image_count, step):
-        stop = min(start + step, image_count)
+    for start, images_NHWC in zip(range(0, image_count, step), pieces(step), strict=True):
+        stop = start + len(images_NHWC)
         yield Batch(
-            cut(start, stop),
+            images_NHWC,
             labels_N[start:stop],
             splits_N[start:stop],
             np.tile(np.array(shape_HWC[:2], np.int32), (stop - start, 1)),

@@ -15,6 +15,7 @@ import numpy as np
 from convloop.core.card import Fit
 from convloop.core.decode import decode
 from convloop.core.images import Batch
+from convloop.core.modes import MODES
 from convloop.processes import end_with_parent
 from convloop.sources import Encoded, Refused
 
@@ -143,13 +144,13 @@ def _decode_chunk(chunk: Chunk, form: Form) -> Decoded:
     taken: list[Encoded] = []
     refused: list[Refused] = []
     images_NHWC = np.empty((len(chunk), form.image_px, form.image_px, form.channel_count), np.uint8)
-    sizes = []
+    originals = []
     for item in chunk:
         if isinstance(item, Refused):
             refused.append(item)
             continue
         try:
-            pixels_HWC, original_px = decode(
+            pixels_HWC, original = decode(
                 item.content, image_px=form.image_px, channel_count=form.channel_count, fit=form.fit
             )
         except ValueError as error:
@@ -157,14 +158,15 @@ def _decode_chunk(chunk: Chunk, form: Form) -> Decoded:
             continue
         images_NHWC[len(taken)] = pixels_HWC
         taken.append(item)
-        sizes.append(original_px)
+        originals.append(original)
     if not taken:
         return None, refused
     return Batch(
         images_NHWC[: len(taken)],
         np.array([item.label for item in taken], np.int64),
         np.array([item.split for item in taken], np.int8),
-        np.array(sizes, np.int32),
+        np.array([original.size_px for original in originals], np.int32),
         np.array([item.name for item in taken]),
         np.array([item.slices for item in taken]),
+        np.array([MODES.index(original.mode) for original in originals], np.uint8),
     ), refused

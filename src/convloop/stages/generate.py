@@ -8,16 +8,17 @@ from shutil import copyfile
 from typing import IO, TYPE_CHECKING, Any
 
 from convloop.core.folders import fresh_folder
-from convloop.core.images import Batch, write_shards
+from convloop.core.images import Batch
+from convloop.core.shards import write_shards
 from convloop.core.takedown_list import Allowed, read_takedown
 from convloop.errors import DataError
-from convloop.sources import LITTER_REASON, Refused
+from convloop.sources import LITTER_REASON, NOTE_REASON, Refused, first_note
 from convloop.sources.pool import Form, decoded_batches
 from convloop.sources.remote import local_copy
 from convloop.sources.table import SOURCES
 
 if TYPE_CHECKING:
-    from convloop.config import Params
+    from convloop.config import GenerateParams, Params
     from convloop.tracking import Tracker
 
 REFUSED_FILE = "refused.csv"
@@ -38,7 +39,7 @@ def generate(params: "Params", project: Path, tracker: "Tracker") -> None:
             if source.items is not None:
                 form = Form(settings.image_px, settings.channel_count, settings.fit)
                 batches = decoded_batches(source.items, form, refusals.add)
-            facts: dict[str, Any] = {"source": settings.source, "fit": settings.fit}
+            facts: dict[str, Any] = {"source": settings.source, "fit": settings.fit, **_licence(settings, local.path)}
             checked = refusals.checked(batches, settings.max_refused_share, facts, project)
             allowed = Allowed(_with_bar(checked, source.image_count), read_takedown(project), settings.source)
             count = write_shards(folder, allowed, source.classes, facts)
@@ -49,6 +50,13 @@ def generate(params: "Params", project: Path, tracker: "Tracker") -> None:
         print(f"Refused {facts['refused_count']:,} files, listed with the reason in data/raw/{REFUSED_FILE}.")
 
 
+def _licence(settings: "GenerateParams", path: str | None) -> dict[str, str]:
+    """Say what is known of the source's licence: what params say, or else a note at the top of its folder."""
+    folder = Path(path).expanduser() if path else None
+    licence = settings.licence or (first_note(folder) if folder and folder.is_dir() else "")
+    return {"licence": licence} if licence else {}
+
+
 class _Refusals:
     """The list of what was refused, written down as it comes."""
 
@@ -56,14 +64,14 @@ class _Refusals:
         self._opened = opened
         self._writer = csv.writer(opened)
         self._writer.writerow(("file", "reason"))
-        self._count = self._litter_count = 0
+        self._count = self._beside_count = 0
         self._first = Refused("", "")
 
     def add(self, refused: Refused) -> None:
         self._writer.writerow(refused)
         self._count += 1
-        if refused.reason == LITTER_REASON:
-            self._litter_count += 1
+        if refused.reason in (LITTER_REASON, NOTE_REASON):
+            self._beside_count += 1
         elif not self._first.name:
             self._first = refused
 
@@ -76,7 +84,7 @@ class _Refusals:
             taken_count += len(batch.labels_N)
             yield batch
         facts["refused_count"] = self._count
-        bad_count = self._count - self._litter_count
+        bad_count = self._count - self._beside_count
         if bad_count > max_share * (bad_count + taken_count):
             self._opened.flush()
             kept = project / "work" / REFUSED_FILE

@@ -41,12 +41,12 @@ def prepare(params: "Params", project: Path, tracker: "Tracker") -> None:
     twins = find_near_twins(images)
     splits_N, findings = _split(images, twins, settings)
     looks_N3 = measure_looks(images)
-    findings += audit(images, splits_N, twins, looks_N3, _expected(settings))
+    labels = find_label_errors(images, max_image_count=settings.label_check_image_count)
+    findings += audit(images, splits_N, twins, looks_N3, labels, _expected(settings))
     sources = [_source(project, folder) for folder in _DATA]
     refused_count = sum(int(source.get("refused_count", 0)) for source in sources)
     if refused_count:
         findings.append(Finding("refused", False, f"{refused_count:,} files were refused: data/raw/refused.csv"))
-    labels = find_label_errors(images, max_image_count=settings.label_check_image_count)
     blocking = [finding.message for finding in findings if finding.blocks]
     warnings = [finding.message for finding in findings if not finding.blocks]
     # The report is written first and kept when the gate stops the pipeline: it says what to mend.
@@ -96,6 +96,10 @@ def _expected(settings: "PrepareParams") -> Expected:
         tuple(settings.classes) if settings.classes else None,
         settings.original_px_range,
         settings.brightness_range,
+        tuple(settings.original_modes) if settings.original_modes else None,
+        settings.val_share,
+        settings.test_share,
+        settings.max_doubtful_share,
     )
 
 
@@ -104,6 +108,13 @@ def _source(project: Path, folder: str) -> dict[str, Any]:
     manifest = read_manifest(project / folder)
     count = sum(int(shard["image_count"]) for shard in manifest["shards"])
     known = {key: value for key, value in manifest.items() if key not in _NOT_OF_SOURCE}
+    arrivals = [
+        {key: value for key, value in shard.items() if not key.endswith("_sha256")}
+        for shard in manifest["shards"]
+        if "ingested_utc" in shard
+    ]
+    if arrivals:
+        known["arrivals"] = arrivals
     return {"folder": folder, "image_count": count, "shard_count": len(manifest["shards"]), **known}
 
 
