@@ -5,6 +5,7 @@ tracking. `ours, server ...` tracks on a real MLflow server behind a gate that i
 """
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -20,19 +21,20 @@ from results_file import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.system.fault_server import KINDS, FaultServer, mlflow_server
+
+from convloop import store
 from convloop.config import Params
 from convloop.core.history import read_history
 from convloop.core.nets import cnn3
 from convloop.core.state import begin_record, opened
 from convloop.core.synth import synthetic_batches
 from convloop.runs import Run, SilentRun
+from convloop.tracking import Tracker
 from convloop.training.classifier import Classifier
 from convloop.training.history import History
 from convloop.training.loaders import Batches
 from convloop.training.trainer import fit
-from convloop.tracking import Tracker
-from tests.system.fault_server import KINDS, FaultServer, mlflow_server
-from convloop import store
 
 IMAGE_COUNT, EPOCHS, BATCH_SIZE = 10_000, 5, 64
 
@@ -69,7 +71,7 @@ def batches() -> Batches:
 
 def epoch_s(history: Path) -> float:
     times_ms = [row["time_ms"] for row in read_history(history)]
-    return median((after - before) / 1000 for before, after in zip(times_ms, times_ms[1:], strict=False))
+    return median((after - before) / 1000 for before, after in itertools.pairwise(times_ms))
 
 
 def classifier(kind: type[Classifier] = Classifier) -> Classifier:
