@@ -23,6 +23,7 @@ from convloop.to_label import read_queue
 from convloop.tracking import Tracker
 from tests.conftest import Convloop, environment
 from tests.core.pictures import batch_of
+from tests.s3_server import BUCKET, client, s3_served
 from tests.test_ingest import classes, drop, images_of, landed, picture, refusals, table
 
 
@@ -146,6 +147,26 @@ def test_no_pixel_is_left_on_any_remote(trained: Path, dvc: Convloop, tmp_path: 
     assert result.summary.splitlines()[3] == (
         "Old copies:  deleted 6 objects of DVC, from its cache and remote attic and remote shelf;"
     )
+
+
+@pytest.mark.system
+def test_no_pixel_is_left_on_a_remote_on_s3(trained: Path, dvc: Convloop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_served() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        dvc("remote", "add", "--default", "cloud", f"s3://{BUCKET}/store")
+        deliver(trained)
+        shelf = client(variables)
+
+        def objects() -> list[bytes]:
+            listed = shelf.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+            return [shelf.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read() for one in listed]
+
+        assert [picture(2).tobytes() in content for content in objects()].count(True) == 1
+        result = take_down(trained, [f"vendor/{classes(trained)[0]}/2.png"])
+        assert (result.object_count, result.remotes) == (4, ("cloud",))
+        assert not any(picture(2).tobytes() in content for content in objects())
+        assert [picture(3).tobytes() in content for content in objects()].count(True) == 1
 
 
 @pytest.mark.system
