@@ -54,7 +54,8 @@ def decode(
             width_px, height_px = opened.size
             if width_px * height_px > MAX_FILE_PIXEL_COUNT:
                 raise ValueError(f"{width_px}x{height_px} px is more than {MAX_FILE_PIXEL_COUNT:,} pixels")
-            upright = _with_byte_pixels(ImageOps.exif_transpose(opened))
+            ImageOps.exif_transpose(opened, in_place=True)  # else it copies all pixels
+            upright = _with_byte_pixels(opened)
             if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
                 upright = _on_white(upright)
             return _fitted(upright, image_px, channel_count, fit), (height_px, width_px)
