@@ -1,12 +1,13 @@
 """The inbox: who gives a file its label, and what waits, touching nothing."""
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from convloop.inbox import Inbox, Item, read_inbox
+from convloop.inbox import SETTLE_S, Inbox, Item, find_growing, read_inbox
 
 CLASSES = ("cat", "dog")
 
@@ -31,7 +32,7 @@ def refusals(inbox: Inbox) -> dict[str, str]:
 
 
 def test_no_folder_is_an_empty_inbox(tmp_path: Path) -> None:
-    assert read(tmp_path / "absent") == Inbox((), (), (), is_growing=False)
+    assert read(tmp_path / "absent") == Inbox((), (), ())
 
 
 def test_class_folders_label_also_inside_a_delivery(tmp_path: Path) -> None:
@@ -140,6 +141,13 @@ def test_row_of_no_use_is_refused(tmp_path: Path, row: str, shown: str, reason: 
     assert refused == {shown: reason}
 
 
+def test_unknown_split_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "x.png")
+    put(tmp_path, "march.csv", "path,label,split\nx.png,cat,dev\n")
+
+    assert refusals(read(tmp_path)) == {"x.png": "split is dev, not train, val or test"}
+
+
 def test_two_tables_that_disagree_refuse_the_image(tmp_path: Path) -> None:
     put(tmp_path, "x.png")
     put(tmp_path, "y.png")
@@ -150,6 +158,17 @@ def test_two_tables_that_disagree_refuse_the_image(tmp_path: Path) -> None:
 
     assert refusals(inbox) == {"x.png": "is labelled cat and dog"}
     assert labels(inbox) == {"y.png": "cat"}
+
+
+def test_other_columns_of_a_table_stay_with_the_image(tmp_path: Path) -> None:
+    put(tmp_path, "x.png")
+    put(tmp_path, "y.png")
+    put(tmp_path, "march.csv", "path,label,split,camera,site\nx.png,cat,Test,A7,Köln\ny.png,dog,,,\n")
+
+    x, y = read(tmp_path).items
+
+    assert (x.split, json.loads(x.slices)) == ("test", {"camera": "A7", "site": "Köln"})
+    assert (y.split, y.slices) == ("", "")
 
 
 # What waits
@@ -206,17 +225,45 @@ def test_table_that_cannot_be_read_waits(tmp_path: Path, content: str, problem: 
 
 
 def test_file_that_grows_holds_its_table_back(tmp_path: Path) -> None:
-    put(tmp_path, "x.png", age_s=0)
+    put(tmp_path, "x.png")
     put(tmp_path, "y.png")
     put(tmp_path, "march.csv", "path,label\nx.png,cat\ny.png,cat\n")
 
-    inbox = read(tmp_path)
+    inbox = read_inbox(tmp_path, CLASSES, (), {"x.png"})
 
-    assert (inbox.items, inbox.is_growing) == ((), True)
+    assert inbox.items == ()
     assert inbox.waiting == (
-        "x.png was changed less than 2 s ago",
+        "x.png is still being written",
         "march.csv names x.png, which is still being written",
     )
+
+
+@pytest.mark.parametrize(("age_s", "is_growing"), [(SETTLE_S - 1, True), (SETTLE_S + 1, False), (-3600, True)])
+def test_first_look_trusts_what_was_changed_a_while_ago(tmp_path: Path, age_s: float, is_growing: bool) -> None:
+    put(tmp_path, "x.png", age_s=age_s)
+
+    assert ("x.png" in find_growing(tmp_path, time.time(), {})) == is_growing
+
+
+def test_second_look_trusts_what_stayed_the_same_whatever_its_date(tmp_path: Path) -> None:
+    for name in ("same.png", "longer.png", "rewritten.png", "moved-in.png"):
+        put(tmp_path, name, age_s=-3600)
+    first = find_growing(tmp_path, time.time(), {})
+    put(tmp_path, "longer.png", "more pixels", age_s=-3600)
+    put(tmp_path, "rewritten.png", age_s=-3600)
+    (tmp_path / "moved-in.png").unlink()
+    put(tmp_path, "other/name.png", age_s=-3600)
+    (tmp_path / "other/name.png").rename(tmp_path / "moved-in.png")
+
+    second = find_growing(tmp_path, time.time(), first)
+
+    assert sorted(second) == ["longer.png", "moved-in.png", "rewritten.png"]
+
+
+def test_clock_that_is_an_hour_behind_trusts_no_file_dated_by_it(tmp_path: Path) -> None:
+    put(tmp_path, "x.png", age_s=3600)
+
+    assert "x.png" in find_growing(tmp_path, time.time() - 3600, {})
 
 
 def test_links_and_pipes_stay_and_are_named(tmp_path: Path) -> None:

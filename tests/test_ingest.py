@@ -286,6 +286,29 @@ def test_file_whose_name_is_not_utf8_is_refused(trained: Path) -> None:
     assert refused.read_text().splitlines()[1:] == [f"{classes(trained)[0]}/a\\xff.png,incoming,its name is not UTF-8"]
 
 
+@pytest.mark.system
+def test_other_columns_and_the_split_of_a_table_land_with_the_image(trained: Path, repository: Path) -> None:
+    one, *_ = classes(trained)
+    drop(trained, "x.png", picture(1))
+    drop(trained, "y.png", picture(2))
+    table(trained, "march.csv", "").write_text(f"path,label,camera,split\nx.png,{one},A7,test\ny.png,,B8,\n")
+    settled(trained / "data/incoming/march.csv")
+    assert ingest(trained) == Ingested(1, 0, 0, 1)
+    images = images_of(trained)
+    assert images.slices_N is not None
+    assert (images.slices_N[600:].tolist(), images.splits_N[600:].tolist()) == (['{"camera": "A7"}'], [2])
+    rows = read_queue(trained)
+    next(iter(rows.values()))["label"] = one
+    write_queue(trained, rows)
+    (trained / "data/to_label").rename(trained / "data/incoming/labelled")
+    for file in (trained / "data/incoming/labelled").iterdir():
+        settled(file)
+    assert ingest(trained) == Ingested(1, 0, 0)
+    again = images_of(trained)
+    assert again.slices_N is not None
+    assert (again.names_N[601], again.slices_N[601]) == ("y.png", '{"camera": "B8"}')
+
+
 # What does not
 
 
@@ -352,12 +375,24 @@ def test_empty_inbox_is_left_alone(trained: Path) -> None:
     assert not (trained / "work/claims").exists()
 
 
+@pytest.mark.system
+def test_file_dated_in_the_future_lands_all_the_same(trained: Path, repository: Path) -> None:
+    file = drop(trained, f"{classes(trained)[0]}/a.png", picture(1))
+    os.utime(file, (time.time() + 1e6, time.time() + 1e6))
+    assert ingest(trained) == Ingested(1, 0, 0)
+
+
 def test_file_still_being_written_waits_for_the_next_time(trained: Path) -> None:
     file = drop(trained, f"{classes(trained)[0]}/a.png", picture(1))
-    os.utime(file, (time.time() + 60, time.time() + 60))
-    result = ingest(trained)
+    code = "import sys, time\nwith open(sys.argv[1], 'ab', 0) as file:\n  while True: file.write(b'1'); time.sleep(.1)"
+    with subprocess.Popen([sys.executable, "-c", code, str(file)]) as writer:
+        whole_bytes = file.stat().st_size
+        while file.stat().st_size == whole_bytes:
+            time.sleep(0.01)
+        result = ingest(trained)
+        writer.kill()
     assert result.summary == (
-        f"Ingested 0 new images.\nLeft in data/incoming: {classes(trained)[0]}/a.png was changed less than 2 s ago."
+        f"Ingested 0 new images.\nLeft in data/incoming: {classes(trained)[0]}/a.png is still being written."
     )
     assert file.is_file()
 

@@ -13,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 
 from convloop.config import Params
-from convloop.core.digest import dvc_md5
 from convloop.core.images import Images, content_hashes, open_images, write_shard
 from convloop.core.takedown_list import read_takedown
 from convloop.errors import DataError
@@ -24,6 +23,7 @@ from convloop.to_label import read_queue
 from convloop.tracking import Tracker
 from tests.conftest import Convloop, environment
 from tests.core.pictures import batch_of
+from tests.s3_server import BUCKET, client, s3_served
 from tests.test_ingest import classes, drop, images_of, landed, picture, refusals, table
 
 
@@ -86,7 +86,7 @@ def test_name_leaves_the_rest_of_its_shard_as_it_was(trained: Path, repository: 
     before = images_of(trained)
     result = take_down(trained, [name])
     after = images_of(trained)
-    assert (result.landed_count, len(result.deleted_md5s)) == (1, 2)
+    assert (result.landed_count, result.object_count) == (1, 2)
     assert pixels_found(trained, picture(2)) == []
     assert names(after) == [other for other in names(before) if other != name]
     kept = np.array([place for place, other in enumerate(names(before)) if other != name])
@@ -133,17 +133,83 @@ def test_taken_down_images_do_not_land_again(trained: Path, repository: Path) ->
 
 
 @pytest.mark.system
-def test_remote_object_to_delete_is_named(trained: Path, dvc: Convloop, tmp_path: Path) -> None:
+def test_no_pixel_is_left_on_any_remote(trained: Path, dvc: Convloop, tmp_path: Path) -> None:
+    for name in ("shelf", "attic"):
+        dvc("remote", "add", name, str(tmp_path / name))
+    dvc("remote", "default", "shelf")
+    deliver(trained)
+    dvc("push", "--remote", "attic", *(str(file) for file in (trained / "data/landed").glob("*.dvc")))
+    assert len(pixels_found(tmp_path, picture(2))) == 4  # shard, cache, shelf and attic
+    result = take_down(trained, [f"vendor/{classes(trained)[0]}/2.png"])
+    assert pixels_found(tmp_path, picture(2)) == []
+    assert len(pixels_found(tmp_path / "shelf", picture(4))) == 1
+    assert (result.object_count, result.remotes) == (6, ("attic", "shelf"))
+    assert result.summary.splitlines()[3] == (
+        "Old copies:  deleted 6 objects of DVC, from its cache and remote attic and remote shelf;"
+    )
+
+
+@pytest.mark.system
+def test_no_pixel_is_left_on_a_remote_on_s3(trained: Path, dvc: Convloop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_served() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        dvc("remote", "add", "--default", "cloud", f"s3://{BUCKET}/store")
+        deliver(trained)
+        shelf = client(variables)
+
+        def objects() -> list[bytes]:
+            listed = shelf.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+            return [shelf.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read() for one in listed]
+
+        assert [picture(2).tobytes() in content for content in objects()].count(True) == 1
+        result = take_down(trained, [f"vendor/{classes(trained)[0]}/2.png"])
+        assert (result.object_count, result.remotes) == (4, ("cloud",))
+        assert not any(picture(2).tobytes() in content for content in objects())
+        assert [picture(3).tobytes() in content for content in objects()].count(True) == 1
+
+
+@pytest.mark.system
+def test_remote_that_cannot_be_reached_is_named_and_cleared_by_the_next_try(
+    trained: Path, dvc: Convloop, convloop: Convloop, tmp_path: Path
+) -> None:
     dvc("remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
     deliver(trained)
-    (shard, _) = landed(trained)["shards"]
-    md5s = {dvc_md5(trained / f"data/landed/{shard['name']}.{kind}") for kind in ("images.npy", "facts.npz")}
-    result = take_down(trained, ["march.csv"])
-    assert set(result.deleted_md5s) == md5s
-    lines = result.summary.splitlines()
-    assert lines[-3] == "Remote:      delete these files of shelf yourself, DVC cannot:"
-    for line in lines[-2:]:
-        assert (tmp_path / "shelf" / line.strip()).is_file()
+    (tmp_path / "shelf").rename(tmp_path / "unmounted")
+    answer = convloop("takedown", "march.csv")
+    assert (answer.returncode, answer.stdout) == (8, "")
+    assert answer.stderr == (
+        "convloop: The pictures are out of data/landed and listed in data/takedown.csv, but copies of them may be left on "
+        f"remote shelf ({tmp_path}/shelf): no such folder (mount it, or make it where nothing was ever pushed). "
+        "Mend it, then type the same command again: it goes on.\n"
+    )
+    assert pixels_found(trained, picture(4)) == []
+    assert len(images_of(trained)) == 603
+    (tmp_path / "unmounted").rename(tmp_path / "shelf")
+    assert len(pixels_found(tmp_path, picture(4))) == 1
+    assert convloop("takedown", "march.csv").returncode == 0
+    assert pixels_found(tmp_path, picture(4)) == []
+    assert len(list((trained / "data/landed").iterdir())) == 2 + 2 + 2
+
+
+@pytest.mark.system
+def test_old_data_raw_leaves_cache_and_remote_but_other_versions_stay(
+    trained: Path, dvc: Convloop, tmp_path: Path
+) -> None:
+    dvc("remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
+    put_in_raw(trained, picture(1), "old/a.png")
+    assert dvc("commit", "--force", "generate").returncode == 0
+    put_in_raw(trained, picture(2), "old/b.png")
+    assert dvc("commit", "--force", "generate").returncode == 0
+    assert dvc("push", "--all-commits", "generate").returncode == 0
+    shutil.copytree(
+        trained / ".dvc/cache/files", tmp_path / "shelf/files", dirs_exist_ok=True
+    )  # the first version, too
+    assert len(pixels_found(tmp_path, picture(1))) == 2
+    assert len(pixels_found(tmp_path, picture(2))) == 3
+    take_down(trained, ["old/b.png"])
+    assert pixels_found(tmp_path, picture(2)) == ["project/data/raw/shard-00001.images.npy"]  # until the next generate
+    assert len(pixels_found(tmp_path, picture(1))) == 2
 
 
 @pytest.mark.system
@@ -319,5 +385,4 @@ def test_dvc_repro_after_a_takedown_makes_everything_without_the_image(trained: 
     answer = dvc("repro", "prepare")
     assert answer.returncode == 0, answer.stderr
     assert len(images_of(trained)) == 599
-    assert dvc("gc", "--workspace", "--force").returncode == 0
     assert pixels_found(trained, pixels_HWC) == []

@@ -5,7 +5,9 @@ file; so a kill in between loses no label, and what arrives later waits for the 
 """
 
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from convloop.core.folders import write_text
 from convloop.errors import OutputError
-from convloop.inbox import INCOMING, SETTLE_S, UNLABELLED, Inbox, Item, read_inbox
+from convloop.inbox import INCOMING, SETTLE_S, UNLABELLED, Inbox, Item, Look, find_growing, is_ours, read_inbox
 
 CLAIMS = "work/claims"
 _DONE = "work/claims.done"
@@ -22,18 +24,36 @@ _DONE = "work/claims.done"
 def claim_inbox(project: Path, classes: tuple[str, ...], landed_names: Collection[str]) -> tuple[str, ...]:
     """Move aside what lies in the inbox and is whole; say what was left there, and why.
 
+    Whole is what was last changed SETTLE_S ago by the clock of its own file system, or else what two looks find the
+    same that lie as far apart by a clock which nobody sets: so neither a wrong clock nor a wrong date holds a file up.
+
     Raises:
         OutputError: a file cannot be moved.
     """
     finish_claims(project)
-    inbox = read_inbox(project / INCOMING, classes, landed_names)
-    if inbox.is_growing:
+    growing: dict[str, Look] = find_growing(project / INCOMING, _file_system_now_s(project), {})
+    if any(map(is_ours, growing)):
         time.sleep(SETTLE_S)
-        inbox = read_inbox(project / INCOMING, classes, landed_names)
+        growing = find_growing(project / INCOMING, _file_system_now_s(project), growing)
+    inbox = read_inbox(project / INCOMING, classes, landed_names, growing)
     if inbox.items or inbox.tables:
         _write_claim(project / CLAIMS / datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f"), inbox)
         finish_claims(project)
     return inbox.waiting
+
+
+def _file_system_now_s(project: Path) -> float:
+    """Ask the file system of the inbox, where work lies as well, by which time it dates a file written now."""
+    try:
+        (project / "work").mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=project / "work") as opened:
+            opened.write(b"now")
+            opened.flush()
+            return os.fstat(opened.fileno()).st_mtime
+    except OSError as error:
+        raise OutputError(
+            f"{project / 'work'} cannot be written: {error.strerror}. Make it writable, then: convloop ingest"
+        ) from error
 
 
 def finish_claims(project: Path) -> None:

@@ -6,13 +6,15 @@ lies beside it with it, until every image that it names is there: half a deliver
 """
 
 import csv
+import json
 import os
 import stat
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from convloop.sources.layout import SPLIT_FOLDERS
 
 INCOMING = "data/incoming"
 UNLABELLED = "unlabelled"
@@ -20,11 +22,14 @@ UNLABELLED = "unlabelled"
 QUEUE_COLUMNS = ("path", "label", "came_as", "came_from", "came_utc")
 SETTLE_S = 2.0  # a file untouched for so long is taken to be whole
 
+Look = tuple[int, int, int, int]  # what a write to a file changes: inode, size, both times
+
 
 class Item(NamedTuple):
     """A file of the inbox: `file` below data/incoming, and how it will be known.
 
-    `label` is None for an image that has none yet; `refusal` says why a file is of no use whatever it shows.
+    `label` is None for an image that has none yet; `refusal` says why a file is of no use whatever it shows; `split`
+    is one of SPLIT_FOLDERS or ""; `slices` a JSON object of the other columns of its table, or "".
     """
 
     file: str
@@ -32,6 +37,8 @@ class Item(NamedTuple):
     source: str
     label: str | None = None
     refusal: str = ""
+    split: str = ""
+    slices: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,22 +48,41 @@ class Inbox:
     items: tuple[Item, ...]
     tables: tuple[str, ...]
     waiting: tuple[str, ...]
-    is_growing: bool
 
 
-def read_inbox(incoming: Path, classes: tuple[str, ...], landed_names: Collection[str]) -> Inbox:
+def find_growing(incoming: Path, now_s: float, earlier: Mapping[str, Look]) -> dict[str, Look]:
+    """Find the files that may not be whole: changed less than SETTLE_S ago, and not as they were in `earlier`.
+
+    A time of change in the future counts as just now, so that only a second look can tell such a file to be whole.
+
+    Args:
+        now_s: by the clock that dates the files, which need not be that of this machine.
+        earlier: what this function gave SETTLE_S before.
+    """
+    growing = {}
+    for file in _files(incoming)[0]:
+        facts = (incoming / file).lstat()
+        look = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        if now_s - facts.st_mtime < SETTLE_S and earlier.get(file) != look:
+            growing[file] = look
+    return growing
+
+
+def read_inbox(
+    incoming: Path, classes: tuple[str, ...], landed_names: Collection[str], growing: Collection[str] = ()
+) -> Inbox:
     """Sort out all files of the inbox, touching none.
 
     Args:
         landed_names: what was ingested before; a table may still name it.
+        growing: files that may not be whole, and wait.
     """
     files, odd = _files(incoming)
-    growing = {file for file in files if _age_s(incoming / file) < SETTLE_S}
     waiting = [f"{file} is a link or no regular file" for file in odd]
-    waiting += [f"{file} was changed less than {SETTLE_S:g} s ago" for file in sorted(growing) if _is_ours(file)]
+    waiting += [f"{file} is still being written" for file in sorted(growing) if is_ours(file)]
     named: dict[str, Item] = {}
     tables, held_files, held_folders = [], set(growing), set()
-    for table in sorted(file for file in files if _is_ours(file) and file.lower().endswith(".csv")):
+    for table in sorted(file for file in files if is_ours(file) and file.lower().endswith(".csv")):
         folder = table.rpartition("/")[0]
         rows: list[Item] = []
         problem = "is still being written" if table in growing else ""
@@ -86,11 +112,11 @@ def read_inbox(incoming: Path, classes: tuple[str, ...], landed_names: Collectio
         for item in named.values()
         if item.file not in held_files
     ]
-    for file in sorted(filter(_is_ours, files - set(named) - set(tables) - held_files)):
+    for file in sorted(filter(is_ours, files - set(named) - set(tables) - held_files)):
         item = _by_folder(file, classes, tables)
         if not _is_held(file, item.label, held_folders):
             items.append(item)
-    return Inbox(tuple(items), tuple(tables), tuple(waiting), any(map(_is_ours, growing)))
+    return Inbox(tuple(items), tuple(tables), tuple(waiting))
 
 
 def _files(incoming: Path) -> tuple[set[str], list[str]]:
@@ -107,13 +133,9 @@ def _files(incoming: Path) -> tuple[set[str], list[str]]:
     return files, odd
 
 
-def _is_ours(file: str) -> bool:
+def is_ours(file: str) -> bool:
     """Leave hidden and half-copied files alone, unless a table names them."""
     return not any(step.startswith(".") for step in file.split("/")) and not file.endswith((".part", ".tmp"))
-
-
-def _age_s(file: Path) -> float:
-    return time.time() - file.stat().st_mtime
 
 
 def _rows(incoming: Path, table: str) -> Iterator[Item]:
@@ -144,7 +166,12 @@ def _item(table: str, row: dict[str, str], line: str) -> Item:
         return Item("", line, table, refusal="is no row of path and label")
     if path.startswith("/") or ".." in steps or "\0" in path:
         return Item("", path, table, refusal="leaves the folder of the table")
-    return Item(file, row.get("came_as") or file, row.get("came_from") or table, label)
+    split = row.get("split", "").strip().lower()
+    others = {name: value for name, value in row.items() if value and name not in (*QUEUE_COLUMNS, "split")}
+    item = Item(file, row.get("came_as") or file, row.get("came_from") or table, label, split=split)
+    if split and split not in SPLIT_FOLDERS:
+        return item._replace(split="", refusal=f"split is {split}, not train, val or test")
+    return item._replace(slices=json.dumps(others, ensure_ascii=False) if others else "")
 
 
 def _agreed(first: Item, second: Item) -> Item:

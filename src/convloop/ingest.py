@@ -8,6 +8,7 @@ work/refused with a reason.
 import csv
 import hashlib
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -37,6 +38,7 @@ from convloop.core.takedown_list import read_takedown
 from convloop.inbox import INCOMING, Item
 from convloop.landed import INGEST_LOCK, LANDED, list_shards, track
 from convloop.sources import Encoded, Refused, is_text, shown
+from convloop.sources.layout import SPLIT_FOLDERS
 from convloop.sources.pool import Form, decoded_batches
 from convloop.store import locked
 from convloop.to_label import Unlabelled, enqueue
@@ -156,7 +158,9 @@ def _fresh(project: Path, claim: Path, images: Images, rest: Rest) -> Iterator[F
         elif content in known:
             rest.refused.append((item, f"the same pixels are known as {known[content]}"))
         elif item.label is None:
-            rest.unlabelled.append(Unlabelled(claim / "files" / item.file, content, item.name, item.source))
+            others = {"split": item.split} if item.split else {}
+            others |= json.loads(item.slices or "{}")
+            rest.unlabelled.append(Unlabelled(claim / "files" / item.file, content, item.name, item.source, others))
         else:
             known[content] = item.label
             yield one
@@ -195,9 +199,10 @@ def _write(project: Path, claim: Path, fresh: list[Fresh], classes: tuple[str, .
     batch = Batch(
         np.stack([one.pixels_HWC for one in fresh]),
         np.array([own_classes.index(str(one.item.label)) for one in fresh], np.int64),
-        np.full(len(fresh), NO_SPLIT, np.int8),
+        np.array([SPLIT_FOLDERS.get(one.item.split, NO_SPLIT) for one in fresh], np.int8),
         np.array([one.original_px for one in fresh], np.int32),
         np.array([one.item.name for one in fresh]),
+        np.array([one.item.slices for one in fresh]),
         modes_N=np.array([one.mode for one in fresh], np.uint8),
     )
     digest = hashlib.sha256(content_hashes(batch.images_NHWC).tobytes()).hexdigest()

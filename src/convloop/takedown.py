@@ -2,7 +2,7 @@
 
 What is taken down is listed in data/takedown.csv first, so that `generate` and `ingest` let none of it in again, and a
 command that was killed goes on when typed again. Landed shards that hold some are rewritten under new names; their old
-files are deleted, in DVC's cache too.
+files are deleted, and so is what DVC's cache and its remotes keep of any shard that holds some.
 """
 
 import hashlib
@@ -20,8 +20,9 @@ from convloop.core.digest import dvc_md5
 from convloop.core.folders import write_text
 from convloop.core.images import open_images, read_manifest, shard_of
 from convloop.core.takedown_list import FILE, Listed, holds, listed_contents, read_takedown, takedown_text
-from convloop.errors import DataError
-from convloop.landed import INGEST_LOCK, LANDED, list_shards, remote, run_dvc, track
+from convloop.errors import DataError, PipelineError
+from convloop.landed import INGEST_LOCK, LANDED, list_shards, run_dvc, track
+from convloop.objects import Deleted, delete_objects
 from convloop.store import locked
 from convloop.to_label import TO_LABEL, read_queue, write_queue
 
@@ -30,13 +31,13 @@ _REMEDY = "Mend it, then type the same command again: it goes on"
 
 @dataclass(frozen=True)
 class TakenDown:
-    """What a takedown did; `deleted_md5s` are the names by which DVC knew the deleted shard files."""
+    """What a takedown did; `remotes` are those of DVC that hold none of the pictures any more."""
 
     raw_count: int
     landed_count: int
     queued_count: int
-    deleted_md5s: tuple[str, ...]
-    remote: str
+    object_count: int
+    remotes: tuple[str, ...]
 
     @property
     def summary(self) -> str:
@@ -45,12 +46,10 @@ class TakenDown:
             f"{self.queued_count:,} of {TO_LABEL}; {FILE} lists them.",
             f"Keep it so:  git add {FILE} {LANDED} && git commit",
             "Rebuild:     dvc repro (data/raw holds them until then, and so does what the champion has learned)",
-            "Old copies:  dvc gc --workspace empties DVC's cache of all that this workspace does not use;",
-            "             work/ and the pictures of older runs in MLflow are yours to look through",
+            f"Old copies:  deleted {self.object_count:,} objects of DVC, "
+            f"from {' and '.join(['its cache', *(f'remote {name}' for name in self.remotes)])};",
+            "             work/, reports/ and the pictures of older runs in MLflow are yours to look through",
         ]
-        if self.remote and self.deleted_md5s:
-            lines.append(f"Remote:      delete these files of {self.remote} yourself, DVC cannot:")
-            lines += [f"             files/md5/{md5[:2]}/{md5[2:]}" for md5 in self.deleted_md5s]
         return "\n".join(lines)
 
 
@@ -76,7 +75,7 @@ def take_down(project: Path, words: list[str]) -> TakenDown:
 
     Raises:
         DataError: nothing is called so, or a shard is missing or damaged.
-        PipelineError: DVC failed; typed again, the command goes on.
+        PipelineError: DVC failed, or a remote cannot be reached; typed again, the command goes on.
     """
     with locked(project / INGEST_LOCK):
         if read_manifest(project / LANDED)["shards"]:
@@ -100,10 +99,10 @@ def take_down(project: Path, words: list[str]) -> TakenDown:
         ]
         write_text(project / FILE, takedown_text([*before, *new]))
         _rewrite(project, contents)
-        deleted_md5s = _delete_unlisted(project, contents)
         queued_count = _empty_queue(project, words, contents)
+        deleted = _delete_unlisted(project, contents)
     raw_count = sum(one.folder == "raw" for one in new)
-    return TakenDown(raw_count, len(new) - raw_count, queued_count, deleted_md5s, remote(project))
+    return TakenDown(raw_count, len(new) - raw_count, queued_count, deleted.object_count, deleted.remotes)
 
 
 def _shards(folder: Path) -> Iterator[_Shard]:
@@ -185,34 +184,42 @@ def _rewrite(project: Path, contents: frozenset[bytes]) -> None:
         list_shards(project, manifest["classes"], entries)
 
 
-def _delete_unlisted(project: Path, contents: frozenset[bytes]) -> tuple[str, ...]:
-    """Delete the files and cache objects of all shards that hold taken-down images and are listed no more.
+def _delete_unlisted(project: Path, contents: frozenset[bytes]) -> Deleted:
+    """Delete all shards that hold taken-down images and are listed no more, and what DVC keeps of them.
 
-    The facts go last: while they are there, a command typed again finds what is left of a shard.
+    Facts and pointers go last: while they are there, a command typed again finds what is left of a shard.
+
+    Raises:
+        PipelineError: a place where DVC keeps objects could not be cleared.
     """
     folder = project / LANDED
     listed = {entry["name"] for entry in read_manifest(folder)["shards"]}
-    md5s: list[str] = []
+    facts_files, pointers, md5s = [], [], set()
     for facts_file in sorted(folder.glob("*.facts.npz")):
         name = facts_file.name.removesuffix(".facts.npz")
         with np.load(facts_file) as facts:
             is_held = name not in listed and holds(contents, facts["content"]).any()
         if not is_held:
             continue
-        images_file, _ = shard_of(folder, name)
-        pointers = [pointer for pointer in _pointers(images_file, facts_file) if pointer.is_file()]
-        known = {dvc_md5(file) for file in (images_file, facts_file) if file.is_file()}
-        known |= {md5 for pointer in pointers for md5 in re.findall(r"md5: ([0-9a-f]{32})\b", pointer.read_text())}
-        cache = project / run_dvc(project, "cache", "dir", remedy=_REMEDY).strip()
-        for md5 in sorted(known):
-            (cache / "files/md5" / md5[:2] / md5[2:]).unlink(missing_ok=True)
-        md5s += sorted(known)
-        images_file.unlink(missing_ok=True)
-        if pointers:
-            names = [pointer.relative_to(project).as_posix() for pointer in pointers]
-            run_dvc(project, "remove", *names, remedy=_REMEDY)
+        files = shard_of(folder, name)
+        own_pointers = [pointer for pointer in _pointers(*files) if pointer.is_file()]
+        md5s |= {dvc_md5(file) for file in files if file.is_file()}
+        md5s |= {md5 for pointer in own_pointers for md5 in re.findall(r"md5: ([0-9a-f]{32})\b", pointer.read_text())}
+        files[0].unlink(missing_ok=True)
+        facts_files.append(facts_file)
+        pointers += own_pointers
+    deleted = delete_objects(project, sorted(md5s), contents)
+    if deleted.unreached:
+        raise PipelineError(
+            f"The pictures are out of {LANDED} and listed in {FILE}, but copies of them may be left on "
+            f"{'; on '.join(deleted.unreached)}. {_REMEDY}."
+        )
+    if pointers:
+        names = [pointer.relative_to(project).as_posix() for pointer in pointers]
+        run_dvc(project, "remove", *names, remedy=_REMEDY)
+    for facts_file in facts_files:
         facts_file.unlink()
-    return tuple(md5s)
+    return deleted
 
 
 def _pointers(*files: Path) -> list[Path]:

@@ -19,12 +19,13 @@ _Row = dict[str, str]
 
 
 class Unlabelled(NamedTuple):
-    """A whole image without a label, and how it came."""
+    """A whole image without a label, how it came, and what other columns its table had."""
 
     file: Path
     content: bytes
     name: str
     source: str
+    others: dict[str, str]
 
 
 def enqueue(project: Path, images: list[Unlabelled], utc: str) -> int:
@@ -44,7 +45,8 @@ def enqueue(project: Path, images: list[Unlabelled], utc: str) -> int:
             shutil.copyfile(image.file, part)
             part.rename(target)
         if path not in rows:
-            rows[path] = dict(zip(QUEUE_COLUMNS, (path, "", image.name, image.source, utc), strict=True))
+            came = dict(zip(QUEUE_COLUMNS, (path, "", image.name, image.source, utc), strict=True))
+            rows[path] = image.others | came
     if len(rows) > known_count:
         write_queue(project, rows)
     return len(rows) - known_count

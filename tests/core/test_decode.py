@@ -173,6 +173,20 @@ def test_a_jpeg_that_is_halved_within_its_decoder_looks_the_same(tmp_path: Path)
     np.testing.assert_allclose(_pixels(jpeg, image_px=32), _pixels(png, image_px=32), atol=6)
 
 
+@pytest.mark.parametrize("size_px", [(79, 80), (80, 81), (163, 400), (321, 322), (641, 700)])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_photo_with_exif_is_halved_by_the_same_rule(
+    tmp_path: Path, size_px: tuple[int, int], subsampling: int
+) -> None:
+    upright = Image.Exif()
+    upright[0x0112] = 1
+    photo = _photo(64).resize(size_px)
+    photo.save(tmp_path / "plain.jpg", subsampling=subsampling)
+    photo.save(tmp_path / "exif.jpg", subsampling=subsampling, exif=upright)
+    plain, with_exif = (_pixels(tmp_path / name, image_px=32) for name in ("plain.jpg", "exif.jpg"))
+    np.testing.assert_array_equal(with_exif, plain)
+
+
 def test_padding_keeps_all_of_a_wide_image_between_white(tmp_path: Path) -> None:
     file = _saved(tmp_path, Image.new("RGB", (16, 8), RED))
     pixels, original = decode(file, image_px=8, channel_count=3, fit="pad")

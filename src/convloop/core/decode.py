@@ -64,7 +64,10 @@ def decode(
             if width_px * height_px > MAX_FILE_PIXEL_COUNT:
                 raise ValueError(f"{width_px}x{height_px} px is more than {MAX_FILE_PIXEL_COUNT:,} pixels")
             original = Original((height_px, width_px), mode_of(opened))
-            upright = _with_byte_pixels(ImageOps.exif_transpose(opened))
+            divisor = _divisor(height_px, width_px, image_px)
+            opened.draft(None, (width_px // divisor, height_px // divisor))  # only JPEG knows how
+            ImageOps.exif_transpose(opened, in_place=True)  # else it copies all pixels
+            upright = _with_byte_pixels(opened)
             if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
                 upright = _on_white(upright)
             return _fitted(upright, image_px, channel_count, fit), original
@@ -108,9 +111,7 @@ def _plain_jpeg(content: bytes, image_px: int) -> tuple[Image.Image, Original] |
         height_px, width_px, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours not in ("YCbCr", "Gray") or height_px * width_px > MAX_FILE_PIXEL_COUNT:
             return None
-        divisor = 1
-        while divisor < 8 and min(height_px, width_px) // (2 * divisor) >= _MIN_REDUCED * image_px:
-            divisor *= 2
+        divisor = _divisor(height_px, width_px, image_px)
         pixels = simplejpeg.decode_jpeg(
             content,
             "GRAY" if colours == "Gray" else "RGB",
@@ -121,6 +122,14 @@ def _plain_jpeg(content: bytes, image_px: int) -> tuple[Image.Image, Original] |
         return None
     image = Image.fromarray(pixels[..., 0] if colours == "Gray" else pixels)
     return image, Original((height_px, width_px), image.mode)
+
+
+def _divisor(height_px: int, width_px: int, image_px: int) -> int:
+    """Tell how much smaller a JPEG may be decoded, by the same rule whichever decoder takes it: 1, 2, 4 or 8."""
+    divisor = 1
+    while divisor < 8 and min(height_px, width_px) // (2 * divisor) >= _MIN_REDUCED * image_px:
+        divisor *= 2
+    return divisor
 
 
 def _with_byte_pixels(image: Image.Image) -> Image.Image:
