@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = "mlruns"
 _BUSY_S = 30  # as long as another process may write
+_UNREACHED = ("failed with exception", "failed with timeout exception")  # as MLflow says it
 # What a disk says, through SQLite or the system, on which nothing can be written now.
 _UNWRITABLE = (
     *("disk is full", "disk I/O error", "readonly database"),
@@ -116,7 +117,7 @@ def answering(project: Path, timeout_s: int) -> Iterator[None]:
                     f"MLflow at {uri} does not let this user in. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
                     "to what its administrator gave you, then run the same command again."
                 ) from error
-            unreachable = "failed with exception" in str(error) or isinstance(error, OSError)
+            unreachable = isinstance(error, OSError) or any(said in str(error) for said in _UNREACHED)
             said = (
                 f"No answer from MLflow at {uri} in {timeout_s} s"
                 if unreachable
