@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from convloop import store
 from convloop.errors import TrackingError

@@ -53,6 +53,12 @@ def local_database(project: Path) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
+def lock_folder(project: Path) -> Path:
+    """Give the folder for locks: beside the database, so that projects that share one wait for each other."""
+    database = local_database(project)
+    return database.parent if database else folder(project)
+
+
 def shown_uri(project: Path) -> str:
     """Give the URI without a password, fit for messages."""
     uri = tracking_uri(project)
@@ -191,7 +197,8 @@ def _probe_sqlite(database: Path) -> None:
     except sqlite3.Error as error:
         raise OutputError(
             f"The MLflow store {database} cannot be opened to write: {error}. "
-            f"Make it writable (ls -ld {database} {database.parent}), or move it away to start a new one."
+            f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), or move it away "
+            "to start a new one."
         ) from error
 
 

@@ -171,9 +171,12 @@ def snapshot(database: Path, copy: Path) -> None:
         with closing(_open(database)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
             target.execute("pragma journal_mode=delete")  # one file, without a log beside it
+    except sqlite3.OperationalError:
+        raise  # of the disk: said by `store.writing`
     except sqlite3.DatabaseError as error:
         raise DataError(
-            f"The MLflow store {database} cannot be read: {error}. Bring back a backup: convloop store restore FILE --force"
+            f"The MLflow store {database} cannot be read: {error}. "
+            "Bring back a backup: convloop store restore FILE --force"
         ) from error
 
 

@@ -101,5 +101,6 @@ def test_pipeline_survives_a_restart_of_each_server(
         assert run.info.artifact_uri == f"mlflow-artifacts:/{experiment.experiment_id}/{run.info.run_id}/artifacts"
         assert len(history) == 30
         assert [point.step for point in points] == list(range(1, 31))
-        assert version.aliases == ["candidate", "champion"]
+        assert sorted(client.get_registered_model("small").aliases) == ["candidate", "champion"]
+        assert version.run_id == run.info.run_id
         assert any(entry["Key"].endswith("/artifacts/model/MLmodel") for entry in stored["Contents"])
