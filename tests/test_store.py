@@ -179,7 +179,8 @@ def test_store_that_is_no_database_is_a_message(tmp_path: Path) -> None:
         store.connect(tmp_path, 5)
     assert str(raised.value) == (
         f"The MLflow store {database} cannot be opened to write: file is not a database. "
-        f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), or move it away to start a new one."
+        f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), "
+        "or move it away to start a new one."
     )
 
 
@@ -190,7 +191,8 @@ def test_folder_in_the_place_of_the_database_is_a_message(tmp_path: Path) -> Non
         store.connect(tmp_path, 5)
     assert str(raised.value) == (
         f"The MLflow store {database} cannot be opened to write: unable to open database file. "
-        f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), or move it away to start a new one."
+        f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), "
+        "or move it away to start a new one."
     )
 
 

@@ -51,7 +51,7 @@ def filled(project: Path) -> MlflowClient:
 
 def content(project: Path) -> dict[str, list[tuple[object, ...]]]:
     """Read every row of the store and the ledger."""
-    rows = {}
+    rows: dict[str, list[tuple[object, ...]]] = {}
     for file in (store.folder(project) / "mlflow.db", project / "work/retraining.db"):
         with closing(sqlite3.connect(file)) as connection:
             names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
@@ -302,7 +302,8 @@ with engine.begin() as connection:
         "values (0, 'Default', '/nowhere', 'active'), (7, 'old', '/nowhere', 'active')"))
     connection.execute(sa.text("insert into runs (run_uuid, name, experiment_id, status, start_time, lifecycle_stage, artifact_uri)"
         " values ('{"a" * 32}', 'old run', 7, 'FINISHED', 1, 'active', '/nowhere/{"a" * 32}/artifacts')"))
-    connection.execute(sa.text("insert into metrics (key, value, timestamp, run_uuid, step, is_nan) values ('m', 0.5, 12, '{"a" * 32}', 3, 0)"))
+    connection.execute(sa.text("insert into metrics (key, value, timestamp, run_uuid, step, is_nan) "
+        "values ('m', 0.5, 12, '{"a" * 32}', 3, 0)"))
 """
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
@@ -325,6 +326,7 @@ def test_store_of_an_older_mlflow_is_not_migrated_in_passing(project: Path, old_
     assert store.schema(old_store) == _OLD_SCHEMA
 
 
+@pytest.mark.slow
 def test_upgrade_keeps_all_and_gives_the_way_back(project: Path, old_store: Path, convloop: Convloop) -> None:
     before = counts(old_store)
     answer = convloop("store", "upgrade")
@@ -347,6 +349,7 @@ def test_upgrade_keeps_all_and_gives_the_way_back(project: Path, old_store: Path
         assert json.load(manifest)["schema"] == _OLD_SCHEMA
 
 
+@pytest.mark.slow
 def test_store_of_a_newer_mlflow_is_left_alone(project: Path) -> None:
     database = project / "mlruns/mlflow.db"
     with closing(sqlite3.connect(database)) as connection, connection:

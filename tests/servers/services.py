@@ -38,7 +38,7 @@ assert _FOUND is not None
 assert _FOUND.origin is not None
 _POSTGRES = Path(_FOUND.origin).parent / "pginstall18/bin"
 # PostgreSQL refuses to run as root.
-_NOBODY = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+_NOBODY: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def compose(name: str, variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
@@ -161,7 +161,7 @@ def _postgres(folder: Path) -> tuple[Service, str, int]:
     data.mkdir()
     password.write_text(SECRETS["POSTGRES_PASSWORD"])
     if _NOBODY:
-        shutil.chown(data, "nobody", "nogroup")
+        shutil.chown(data, 65534, 65534)
     plain = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
     subprocess.run(
         [

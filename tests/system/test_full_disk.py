@@ -53,7 +53,8 @@ def test_read_only_store_stops_before_anything_is_lost(trained: Path) -> None:
     done = _convloop(trained, "register")
     said = (
         f"convloop: The MLflow store {database} cannot be opened to write: attempt to write a readonly database. "
-        f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), or move it away to start a new one.\n"
+        f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), "
+        "or move it away to start a new one.\n"
     )
     assert (stopped.returncode, stopped.stderr) == (7, said)
     assert (stopped_training.returncode, stopped_training.stderr) == (7, said)
