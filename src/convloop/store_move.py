@@ -5,6 +5,7 @@ the server has already is left alone, so that moving twice adds nothing.
 """
 
 import hashlib
+import logging
 import os
 import sqlite3
 import tempfile
@@ -128,6 +129,8 @@ def _prepare(uri: str, shown: str) -> None:
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it logs with a traceback, it raises as well
     try:
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ModuleNotFoundError) as error:
