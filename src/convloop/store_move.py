@@ -125,6 +125,7 @@ def _prepare(uri: str, shown: str) -> None:
     """Make the tables where there are none; MLflow refuses a database of another schema."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -132,6 +133,10 @@ def _prepare(uri: str, shown: str) -> None:
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it logs with a traceback, it raises as well
     try:
+        engine = create_engine(uri)
+        with engine.connect():  # MLflow itself would try again for 100 s
+            pass
+        engine.dispose()
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ModuleNotFoundError) as error:
         raise TrackingError(
