@@ -31,7 +31,7 @@ def closed_port() -> int:
 
 
 @pytest.mark.system
-def test_four_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
+def test_six_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     started = [
         subprocess.Popen(
             [sys.executable, "-c", _OPEN, str(tmp_path), f"experiment {index}"],
@@ -40,19 +40,19 @@ def test_four_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for index in range(4)
+        for index in range(6)
     ]
     answers = [process.communicate() for process in started]
     assert [(process.returncode, stderr) for process, (_, stderr) in zip(started, answers, strict=True)] == [
         (0, "")
-    ] * 4
-    assert sorted(int(stdout) for stdout, _ in answers) == [1, 2, 3, 4]
+    ] * 6
+    assert sorted(int(stdout) for stdout, _ in answers) == [1, 2, 3, 4, 5, 6]
     with closing(sqlite3.connect(tmp_path / "mlruns/mlflow.db")) as connection:
         assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
         assert connection.execute("select count(*) from alembic_version").fetchone() == (1,)
         names = [name for (name,) in connection.execute("select name from experiments order by name")]
-    assert names == ["Default", *(f"experiment {index}" for index in range(4))]
+    assert names == ["Default", *(f"experiment {index}" for index in range(6))]
     assert not (tmp_path / "mlruns/mlflow.db.new").exists()
 
 
@@ -179,7 +179,8 @@ def test_store_that_is_no_database_is_a_message(tmp_path: Path) -> None:
         store.connect(tmp_path, 5)
     assert str(raised.value) == (
         f"The MLflow store {database} cannot be opened to write: file is not a database. "
-        f"Make it writable (ls -ld {database} {database.parent}), or move it away to start a new one."
+        f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), "
+        "or move it away to start a new one."
     )
 
 
@@ -190,7 +191,8 @@ def test_folder_in_the_place_of_the_database_is_a_message(tmp_path: Path) -> Non
         store.connect(tmp_path, 5)
     assert str(raised.value) == (
         f"The MLflow store {database} cannot be opened to write: unable to open database file. "
-        f"Make it writable (ls -ld {database} {database.parent}), or move it away to start a new one."
+        f"Make room (df -h {database.parent}) or make it writable (ls -ld {database} {database.parent}), "
+        "or move it away to start a new one."
     )
 
 

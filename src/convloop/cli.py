@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     word.set_defaults(command=_schedule)
     word = words.add_parser("sync", help="send to MLflow what an absent server has missed")
     word.set_defaults(command=_sync)
+    _add_store(words.add_parser("store", help="back up, bring back, upgrade or move the store of runs and models"))
     word = words.add_parser("ui", help="start the MLflow UI and print the link to this project's runs")
     word.add_argument("--port", type=int, default=5000)
     word.set_defaults(command=_ui)
@@ -111,6 +112,23 @@ def _add_set(word: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="such as train.lr=0.01, for this run",
     )
+
+
+def _add_store(word: argparse.ArgumentParser) -> None:
+    words = word.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    one = words.add_parser("backup", help="write runs, files, registry and ledger into one file, also while in use")
+    one.add_argument("place", nargs="?", type=Path, metavar="FILE|FOLDER", help="mlruns/backups if not given")
+    one.set_defaults(command=_store_backup)
+    one = words.add_parser("restore", help="bring a backup back; the store that is there is backed up first")
+    one.add_argument("file", type=Path, metavar="FILE")
+    one.add_argument("--force", action="store_true", help="also when the store has runs that the backup lacks")
+    one.set_defaults(command=_store_restore)
+    one = words.add_parser("upgrade", help="take the store to the installed MLflow, with a backup made first")
+    one.set_defaults(command=_store_upgrade)
+    one = words.add_parser("move", help="copy everything into the database and bucket of an MLflow server")
+    one.add_argument("uri", metavar="URI", help="postgresql+psycopg://user@host/database; password in PGPASSWORD")
+    one.add_argument("--artifacts", required=True, metavar="URI", help="s3://bucket/prefix; keys as AWS wants them")
+    one.set_defaults(command=_store_move)
 
 
 def _load(overrides: list[str]) -> "Params":
@@ -230,6 +248,60 @@ def _sync(arguments: argparse.Namespace) -> int:
         print(f"Run {run_id} is complete.")
     if not sent:
         print("Nothing to send: no training has run here. Run one: dvc repro")
+    return 0
+
+
+def _store_backup(arguments: argparse.Namespace) -> int:
+    from convloop.store_files import back_up
+
+    backup = back_up(_project(), arguments.place)
+    print(
+        f"{backup.file}: {backup.run_count} runs, {backup.version_count} versions, {backup.file_count} files, the ledger."
+    )
+    if backup.elsewhere:
+        print(f"Not in it: the files of {len(backup.elsewhere)} runs, which lie on no disk of this machine.")
+    return 0
+
+
+def _store_restore(arguments: argparse.Namespace) -> int:
+    from convloop.store_files import restore
+
+    restored = restore(_project(), arguments.file, force=arguments.force)
+    print(f"Restored {restored.run_count} runs, {restored.version_count} versions, {restored.file_count} files.")
+    if restored.aside:
+        print(f"The store as it was: {restored.aside}")
+    return 0
+
+
+def _store_upgrade(arguments: argparse.Namespace) -> int:
+    from convloop.store_files import upgrade
+
+    backup = upgrade(_project())
+    if backup is None:
+        print("The store is of the installed MLflow's schema already.")
+    else:
+        print(f"Upgraded. The way back: install the MLflow of before, then: convloop store restore {backup} --force")
+    return 0
+
+
+def _store_move(arguments: argparse.Namespace) -> int:
+    from convloop.store_move import move
+
+    moved = move(_project(), arguments.uri, arguments.artifacts)
+    rows = moved.row_counts
+    print(
+        f"Moved {rows['runs']} runs ({rows['metrics']} metric points), {rows['model_versions']} versions, "
+        f"{rows['registered_model_aliases']} aliases and {moved.file_count} files: every row and file is there, compared. "
+        f"New there: {moved.added_count} rows, {moved.sent_count} files."
+    )
+    if moved.kept:
+        print(f"Kept as the server has them: {', '.join(f'{count} of {name}' for name, count in moved.kept.items())}.")
+    if moved.left:
+        print(f"Left behind: {', '.join(f'{count} rows of {name}' for name, count in moved.left.items())}.")
+    print(
+        "Run ids are the same, so the ledger in work/ and the model here go on as they are. Use the server from now on:"
+    )
+    print("export MLFLOW_TRACKING_URI=http://... MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
     return 0
 
 

@@ -44,7 +44,7 @@ class Registry:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other promoter of this machine out from the look-up to the move of the alias."""
-        with store.locked(store.folder(self._project) / f"registry-{self.name}.lock"):
+        with store.locked(store.lock_folder(self._project) / f"registry-{self.name}.lock"):
             yield
 
     def add(self, package: Path, digest: str, run_id: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from convloop.core.history import Point
-from convloop.errors import TrackingError
+from convloop.errors import OutputError, TrackingError
 from convloop.runs import MlflowRun
 
 HEARTBEAT = "convloop.heartbeat_s"
@@ -91,7 +91,7 @@ class BackgroundRun:
                 if not self._send_next():
                     return
                 pause_s = 1
-            except TrackingError as error:
+            except (TrackingError, OutputError) as error:
                 if not self._is_behind:
                     say_behind(error)
                 self._is_behind = True
@@ -136,7 +136,7 @@ class BackgroundRun:
         return True
 
 
-def say_behind(error: TrackingError) -> None:
+def say_behind(error: TrackingError | OutputError) -> None:
     """Tell a user once that the server is away and what that means."""
     said = str(error).partition(". ")[0]
     print(f"{said}. Training goes on; its history is kept. Send it later: convloop sync", file=sys.stderr)
