@@ -22,7 +22,10 @@ register.model_name register.min_accuracy_share register.min_gain_share register
 tracking.experiment tracking.timeout_s
 """
 
-WORDS = "generate prepare train evaluate register run predict models ingest takedown retrain schedule sync ui doctor"
+WORDS = (
+    "generate prepare train evaluate register run predict models show verify compare ingest takedown retrain schedule "
+    "sync ui doctor"
+)
 
 
 def _keys(section: type, prefix: str = "") -> list[str]:
