@@ -202,6 +202,18 @@ def test_best_epoch_is_shown_once(trained: Path, tracker: Tracker, client: "Mlfl
     } == {name: [(int(best["epoch"]), value)] for name, value in best.items()}
 
 
+def test_run_says_what_its_data_were(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:
+    card = json.loads((trained / "data/prepared/card.json").read_text())
+    metrics = client.get_run(tracker.model_run().id).data.metrics
+    assert {name: value for name, value in metrics.items() if name.startswith("data/")} == {
+        "data/image_count": card["image_count"],
+        "data/left_out_image_count": card["left_out_image_count"],
+        "data/refused_image_count": card["refused_image_count"],
+        "data/warning_count": len(card["warnings"]),
+        **{f"data/{split}_image_count": count for split, count in card["split_image_count"].items()},
+    }
+
+
 def test_rebuilt_run_keeps_the_files(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:
     run = tracker.model_run()
     assert {file.path for file in client.list_artifacts(run.id)} == {
@@ -263,7 +275,7 @@ def test_sending_a_training_twice_adds_no_metric_rows(trained: Path, tracker: Tr
     before = {name: len(client.get_metric_history(run.id, name)) for name in names}
     publish_training(run, trained)
     assert {name: len(client.get_metric_history(run.id, name)) for name in names} == before
-    assert before == {name: 1 if name.startswith("val/best_") else 2 for name in names}
+    assert before == {name: 1 if name.startswith(("val/best_", "data/")) else 2 for name in names}
 
 
 def test_sending_an_evaluation_twice_adds_nothing(trained: Path, tracker: Tracker, client: "MlflowClient") -> None:

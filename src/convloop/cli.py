@@ -3,12 +3,14 @@
 import argparse
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from convloop import __version__
+from convloop.core.redact import redact
 from convloop.errors import ConvloopError, ParamsError
 from convloop.pipeline import STAGES
 
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 the loop:   dvc repro                       run what is out of date, stage by stage
-            convloop ui                     compare the runs
+            convloop ui                     see the runs; convloop compare A B tells them from noise
+            convloop show @champion         what it is and how to get back to it
             convloop predict cat.png        ask the champion
             convloop retrain                take in new images, repro, judge
 change:     edit params.yaml (docs/params.md), or dvc exp run -S train.lr=0.01
 exit codes: 0 done, also when the gate refuses; 2 params or words; 3 data; 4 devices; 5 MLflow; 6 training;
             7 cannot write; 8 dvc or git; 75 busy; 130 Ctrl-C; 143 terminated
 """
+
+_CALLED = "a version, an alias such as @champion, a run's name, or the beginning of its id"
 
 
 def main(words: list[str]) -> int:
@@ -34,11 +39,12 @@ def main(words: list[str]) -> int:
         _parser().print_help()
         return 0
     signal.signal(signal.SIGTERM, _terminate)
+    sys.excepthook = _print_bug
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
     except ConvloopError as error:
-        print(f"convloop: {error}", file=sys.stderr)
+        print(f"convloop: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stopped:
         exit_code: int = getattr(stopped, "exit_code", 130)
@@ -52,6 +58,11 @@ def main(words: list[str]) -> int:
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signal_number)
+
+
+def _print_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback without the secrets in it: logs keep what is printed."""
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     word.set_defaults(command=_predict)
     word = words.add_parser("models", help="versions, aliases and scores of the registered model")
     word.set_defaults(command=_models)
+    word = words.add_parser("show", help="what a run or version is, and the commands that bring it back")
+    word.add_argument("model", metavar="RUN|VERSION", help=_CALLED)
+    word.set_defaults(command=_show)
+    word = words.add_parser("verify", help="recompute a model's chain: version, run, package, dvc.lock, data, code")
+    word.add_argument("model", metavar="RUN|VERSION", help=_CALLED)
+    word.set_defaults(command=_verify)
+    word = words.add_parser("compare", help="params that differ, and test accuracy paired image by image")
+    word.add_argument("models", nargs="+", metavar="RUN|VERSION", help=_CALLED)
+    word.set_defaults(command=_compare)
     word = words.add_parser("ingest", help="take new images from data/incoming into the data")
     word.set_defaults(command=_ingest)
     word = words.add_parser("takedown", help="remove images from all data for good, by source or name")
@@ -202,6 +222,24 @@ def _models(arguments: argparse.Namespace) -> int:
         accuracy, verdict = version.tags.get("test_accuracy", "-"), version.tags.get("verdict", "not judged")
         print(f"version {version.number:<4} {aliases:<28} accuracy {accuracy:<7} {verdict:<9} run {version.run_id[:8]}")
     return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from convloop.show import show
+
+    return show(_project(), _load([]), arguments.model)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from convloop.verify import verify
+
+    return verify(_project(), _load([]), arguments.model)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from convloop.compare import compare
+
+    return compare(_project(), _load([]), arguments.models)
 
 
 def _ingest(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
-_DIGEST = "convloop.model_digest"
+DIGEST = "convloop.model_digest"
 _UPLOADED = "model"
 
 
@@ -31,6 +31,7 @@ class Version:
     tags: dict[str, str]
     run_id: str
     created_ms: int
+    source: str
 
 
 class Registry:
@@ -59,7 +60,7 @@ class Registry:
                     self.name,
                     f"{run.info.artifact_uri}/{_UPLOADED}",
                     run_id,
-                    tags={_DIGEST: digest},
+                    tags={DIGEST: digest},
                 )
             number = str(version.version)
             self._client.set_registered_model_alias(self.name, CANDIDATE, number)
@@ -112,6 +113,7 @@ class Registry:
                 dict(version.tags),
                 str(version.run_id),
                 int(version.creation_timestamp),
+                str(version.source),
             )
             for version in found
         ]
@@ -153,7 +155,7 @@ class Registry:
         return {alias: str(number) for alias, number in aliases.items()}
 
     def _with_digest(self, digest: str) -> "ModelVersion | None":
-        found = self._client.search_model_versions(f"name = {self._quoted()} and tag.`{_DIGEST}` = '{digest}'")
+        found = self._client.search_model_versions(f"name = {self._quoted()} and tag.`{DIGEST}` = '{digest}'")
         return min(found, key=lambda version: int(version.version)) if found else None
 
     def _quoted(self) -> str:

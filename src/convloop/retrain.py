@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from convloop.core.redact import redact
 from convloop.errors import BusyError, OutputError, PipelineError
 from convloop.ingest import ingest
 from convloop.ledger import Ledger
@@ -53,7 +54,7 @@ def retrain(project: Path, tracker: "Tracker", *, slot: str | None = None) -> in
             status, outcome = "stopped", "stopped by a signal"
             raise
         except Exception as error:
-            outcome = str(error)
+            outcome = redact(str(error))
             raise
         finally:
             ledger.end(row_id, status, outcome)

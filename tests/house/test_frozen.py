@@ -23,7 +23,8 @@ tracking.experiment tracking.timeout_s
 """
 
 WORDS = (
-    "generate prepare train evaluate register run predict models ingest takedown retrain schedule sync store ui doctor"
+    "generate prepare train evaluate register run predict models show verify compare ingest takedown retrain schedule "
+    "sync store ui doctor"
 )
 
 

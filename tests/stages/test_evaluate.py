@@ -104,6 +104,7 @@ def test_run_shows_scores_and_pictures_at_the_epoch_that_was_packaged(trained: P
         assert (metric.step, metric.value) == (epoch, scores[name])
     assert {file.path for file in client.list_artifacts(run.info.run_id, "evaluate")} == {
         "evaluate/classes.csv",
+        "evaluate/predictions.npz",
         "evaluate/report.html",
     }
     pictures = {Path(file.path).name.partition("+")[0] for file in client.list_artifacts(run.info.run_id, "images")}

@@ -55,7 +55,12 @@ def evaluate(params: "Params", project: Path, tracker: "Tracker") -> None:
     with fresh_folder(project / "reports/evaluate") as report:
         (report / "scores.json").write_text(json.dumps(_headline(scores), indent=1) + "\n", encoding="utf-8")
         (report / "details.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
-        np.savez(report / "predictions.npz", labels_N=labels_N, probabilities_NK=probabilities_NK)
+        np.savez(
+            report / "predictions.npz",
+            labels_N=labels_N,
+            probabilities_NK=probabilities_NK,
+            content_N=images.content_N[indices],  # which picture each row is, to pair it with another model's
+        )
         _write_tables(report, scores, package.card.classes, labels_N, probabilities_NK)
         plot_history(read_history(project / "reports/train/history.csv"), report / "history.png")
         _plot_samples(images, prepared.indices(TRAIN), report / "samples.png")

@@ -17,9 +17,10 @@ from convloop.core.gate import Verdict, decide
 from convloop.core.images import Images, open_images
 from convloop.core.package import Package
 from convloop.core.prepared import Prepared, read_prepared
+from convloop.core.redact import redact
 from convloop.core.split import TEST
 from convloop.errors import DataError
-from convloop.publish import publish_evaluation
+from convloop.publish import publish_evaluation, publish_lock
 from convloop.registry import Registry
 
 if TYPE_CHECKING:
@@ -84,9 +85,10 @@ def register(params: "Params", project: Path, tracker: "Tracker") -> None:
         if verdict.promoted:
             registry.promote(number)
     run.log_tags({f"register.{key}": value for key, value in tags.items()})
-    run.log_tags({"register.version": number, **{key: str(value) for key, value in params.flat("register").items()}})
-    if (project / "dvc.lock").is_file():
-        run.log_file(project / "dvc.lock")
+    run.log_tags(
+        {"register.version": number, **{key: redact(str(value)) for key, value in params.flat("register").items()}}
+    )
+    publish_lock(run, project)
     _conclude(
         project,
         {

@@ -67,7 +67,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
         weights_K = inverse_frequency(torch.from_numpy(images.labels_N[train_indices]), len(images.classes))
     with opened(state) if is_lead() else nullcontext(unfinished(state)) as resume_from:
         if is_lead():
-            record = begin_record(state, {"name": _run_name(settings)} | record)
+            record = begin_record(state, {"name": _run_name(params)} | record)
             print(net_text, flush=True)
             if resume_from:
                 print(f"Going on from {resume_from.relative_to(project)}.", flush=True)
@@ -151,8 +151,9 @@ def build_net(settings: "TrainParams", images: Images) -> nn.Sequential:
         raise ParamsError(f"params.yaml: train.net.name is {settings.net.name}, but {error}.") from error
 
 
-def _run_name(settings: "TrainParams") -> str:
-    return f"{settings.net.name} lr={settings.lr:g} batch={settings.batch_size} epochs={settings.epochs}"
+def _run_name(params: "Params") -> str:
+    sections = ("generate", "prepare", "train")
+    return lineage.run_name(params.flat(*sections), params.model_validate({}).flat(*sections))
 
 
 def _tensors(images: Images, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
