@@ -16,16 +16,17 @@ from convloop.core.state import (
     opened,
     read_record,
     state_folder,
+    status,
 )
 from convloop.errors import BusyError
 
 
-def ended(state: Path, status: str, *, sent: bool = True) -> None:
+def ended(state: Path, how: str, *, sent: bool = True) -> None:
     """Leave a training as one that ended."""
     with opened(state):
         begin_record(state, {"name": state.name})
         (state / "last.ckpt").touch()
-    (state / "status").write_text(status)
+    (state / "status").write_text(how)
     if sent:
         (state / "sent").touch()
 
@@ -50,6 +51,18 @@ def test_a_finished_training_starts_afresh_with_another_id(tmp_path: Path) -> No
     with opened(tmp_path / "state") as resume_from:
         assert resume_from is None
         assert begin_record(tmp_path / "state", {})["training_id"] != before
+
+
+def test_a_finished_training_that_mlflow_has_not_heard_of_is_kept_when_it_is_run_again(tmp_path: Path) -> None:
+    state = tmp_path / FOLDER / "state"
+    ended(state, "FINISHED", sent=False)
+    first = read_record(state)["training_id"]
+
+    with opened(state):
+        begin_record(state, {})
+        (aside,) = left_behind(tmp_path)
+        assert (read_record(aside)["training_id"], status(aside)) == (first, "FINISHED")
+        assert read_record(state)["training_id"] != first
 
 
 def test_a_training_that_goes_on_keeps_its_id_and_first_record(tmp_path: Path) -> None:

@@ -46,6 +46,12 @@ def test_a_local_path_stays_where_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / "fetched").exists()
 
 
+def test_a_source_that_reads_nothing_fetches_nothing(tmp_path: Path) -> None:
+    settings = GenerateParams(source="synthetic", path="https://host.invalid/x")
+    with local_copy(settings, tmp_path / "place") as local:
+        assert local == settings
+
+
 def test_a_file_is_fetched_over_http_and_removed_afterwards(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, url = served
     (folder / "a b.zip").write_bytes(b"content")

@@ -43,7 +43,7 @@ def opened(state: Path) -> Iterator[Path | None]:
         if not held:
             raise BusyError(f"This very training is running already; it holds {state}. Wait for it, or stop it first.")
         if status(state) == FINISHED:
-            _empty(state)
+            _set_aside(state)
         (state / "status").unlink(missing_ok=True)
         (state / "sent").unlink(missing_ok=True)
         by_age = sorted(_states(state.parent), key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -144,6 +144,13 @@ def _thin_out(state: Path) -> None:
                 checkpoint.unlink()
 
 
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
+def _set_aside(state: Path) -> None:
+    """Make room for the same training to start afresh; what MLflow has not heard of the last one stays beside it."""
+    if not (state / "sent").exists():
+        aside = state.with_name(f"{state.name}-{read_record(state)['training_id'][:8]}")
+        aside.mkdir()
+        for name in ("record.json", "history.csv", "run_id", "status"):
+            if (state / name).exists():
+                (state / name).rename(aside / name)
+    for entry in state.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from convloop.config import GenerateParams
 
 _WEB = ("http", "https")
+_DRAWN = ("synthetic", "noise")  # these read nothing
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def local_copy(settings: "GenerateParams", place: Path) -> Iterator["GeneratePar
         DataError: the protocol is unknown or its package is missing, or nothing can be fetched.
     """
     url = settings.path or ""
-    if "://" not in url:
+    if settings.source in _DRAWN or "://" not in url:
         yield settings
         return
     shutil.rmtree(place, ignore_errors=True)
