@@ -15,9 +15,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from convloop import store
 from convloop.errors import TrackingError
-from convloop.store_move import TABLES, move
+from convloop.stores.move import TABLES, move
 from tests.conftest import Convloop
-from tests.test_store_files import filled
+from tests.test_store_keeping import filled
 
 
 @pytest.fixture

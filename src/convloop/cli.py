@@ -290,7 +290,7 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 
 def _store_backup(arguments: argparse.Namespace) -> int:
-    from convloop.store_files import back_up
+    from convloop.stores.backup import back_up
 
     backup = back_up(_project(), arguments.place)
     print(
@@ -302,7 +302,7 @@ def _store_backup(arguments: argparse.Namespace) -> int:
 
 
 def _store_restore(arguments: argparse.Namespace) -> int:
-    from convloop.store_files import restore
+    from convloop.stores.restore import restore
 
     restored = restore(_project(), arguments.file, force=arguments.force)
     print(f"Restored {restored.run_count} runs, {restored.version_count} versions, {restored.file_count} files.")
@@ -312,7 +312,7 @@ def _store_restore(arguments: argparse.Namespace) -> int:
 
 
 def _store_upgrade(arguments: argparse.Namespace) -> int:
-    from convloop.store_files import upgrade
+    from convloop.stores.upgrade import upgrade
 
     backup = upgrade(_project())
     if backup is None:
@@ -323,7 +323,7 @@ def _store_upgrade(arguments: argparse.Namespace) -> int:
 
 
 def _store_move(arguments: argparse.Namespace) -> int:
-    from convloop.store_move import move
+    from convloop.stores.move import move
 
     moved = move(_project(), arguments.uri, arguments.artifacts)
     rows = moved.row_counts

@@ -19,7 +19,10 @@ from mlflow.entities import Metric
 from convloop import store
 from convloop.errors import ConvloopError, DataError, OutputError, TrackingError
 from convloop.ledger import Ledger
-from convloop.store_files import back_up, counts, restore, upgrade
+from convloop.stores.backup import back_up
+from convloop.stores.database import counts
+from convloop.stores.restore import restore
+from convloop.stores.upgrade import upgrade
 from tests.conftest import Convloop
 
 _OLD_SCHEMA = "0584bdc529eb"  # of early 2025, before the tables of logged models

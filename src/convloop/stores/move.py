@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convloop.errors import TrackingError
-from convloop.store_files import existing_database, local_folder, places, relocate, snapshot
+from convloop.stores.database import existing_database, local_folder, places, relocate, snapshot
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
