@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from convloop.core.luma import luma
 
 _SIDE = 8  # lowest frequencies kept in each direction: 8 x 8 = 64 bits
-_CHUNK_PIXEL_COUNT = 4_000_000
+_CHUNK_PIXEL_COUNT = 300_000  # fits the cache of a core: larger ones wait for memory
 _STEP = 0.5  # coefficients are rounded to this, so that a blank image has the hash 0 and not rounding noise
 
 
