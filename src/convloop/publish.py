@@ -99,7 +99,8 @@ def publish_evaluation(run: "Run", project: Path) -> None:
     scores, time_ms = details["scores"], int(details["time_ms"])
     run.log_points([Point(f"test/{name}", scores[name], step, time_ms) for name in ("accuracy", "loss", "macro_f1")])
     for name in ("history", "samples", "confusion", "worst"):
-        run.log_image(report / f"{name}.png", name, step=step)
+        for shown_at in (0, step):  # a grid of MLflow opens at 0, where the runs of different epochs meet
+            run.log_image(report / f"{name}.png", name, step=shown_at)
     for name in ("classes.csv", "report.html", "predictions.npz"):
         run.log_file(report / name, "evaluate")
     run.log_tags({**redact_values(details["settings"]), TEST_SHA256: details["test_sha256"], EVALUATION: digest})

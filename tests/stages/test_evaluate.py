@@ -107,8 +107,9 @@ def test_run_shows_scores_and_pictures_at_the_epoch_that_was_packaged(trained: P
         "evaluate/predictions.npz",
         "evaluate/report.html",
     }
-    pictures = {Path(file.path).name.partition("+")[0] for file in client.list_artifacts(run.info.run_id, "images")}
-    assert pictures == {"history", "samples", "confusion", "worst"}
+    files = [Path(file.path).name.split("+") for file in client.list_artifacts(run.info.run_id, "images")]
+    shown = {(name, int(step)) for name, _, step, *_ in files}
+    assert shown == {(name, step) for name in ("history", "samples", "confusion", "worst") for step in (0, epoch)}
     assert run.data.tags["evaluate.batch_size"] == "64"
 
 
