@@ -67,13 +67,20 @@ class MlflowRun:
     def log_inputs(self, digests: dict[str, str]) -> None:
         """Log the data sets that were read, by path, under the md5s that DVC gives them."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         inputs = [
             DatasetInput(Dataset(path, digest, "dvc", path), [InputTag("mlflow.data.context", "training")])
             for path, digest in digests.items()
         ]
         with store.answering(self._project, self._timeout_s):
-            self._client.log_inputs(self._run_id, inputs)
+            try:
+                self._client.log_inputs(self._run_id, inputs)
+            except MlflowException as error:
+                if "datasets.digest" not in str(error) and "dataset_pk" not in str(error):
+                    raise
+                # Another run told of the same new data set between MLflow's look and its write; now it is known.
+                self._client.log_inputs(self._run_id, inputs)
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Log metrics, as many at once as MLflow takes."""
