@@ -1,12 +1,12 @@
 """What DVC wrote down of a model's making: dvc.lock in the working tree, in git history or kept with a run, and the cache."""
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from convloop.core.digest import dvc_md5
 from convloop.processes import environment
 
 FILE = "dvc.lock"
@@ -24,6 +24,11 @@ class Lock:
     def makes(self, path: str) -> str | None:
         """Give the md5 under which a stage wrote a path."""
         return next((outs[path] for outs in self.outs.values() if path in outs), None)
+
+    def leading_to(self, path: str) -> set[str]:
+        """Give the stages that a path comes from, back to the first; later ones may still speak of an older model."""
+        stages = {name for name, outs in self.outs.items() if path in outs}
+        return stages.union(*(self.leading_to(dep) for name in stages for dep in self.deps.get(name, ())))
 
 
 def parse_lock(text: str, where: str) -> Lock | None:
@@ -88,9 +93,7 @@ def missing_or_damaged(cache: Path, md5: str) -> str | None:
         file = _object(cache, digest)
         if not file.is_file():
             return f"{digest} is missing"
-        with file.open("rb") as opened:
-            actual = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if actual != digest.removesuffix(".dir"):
+        if dvc_md5(file) != digest.removesuffix(".dir"):
             return f"{file} is damaged"
     return None
 

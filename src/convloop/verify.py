@@ -161,8 +161,8 @@ def _lock_links(lock: Lock | None, inputs: dict[str, str], model_md5: str) -> It
     wrong = []
     if lock.makes(MODEL) != model_md5:
         wrong.append(f"{MODEL} is {lock.makes(MODEL)}, the run made {model_md5}")
-    for stage, deps in lock.deps.items():
-        for path, md5 in deps.items():
+    for stage in sorted(lock.leading_to(MODEL)):
+        for path, md5 in lock.deps.get(stage, {}).items():
             made = lock.makes(path)
             if made is not None and made != md5:
                 wrong.append(f"{stage} read {path} as {md5}, but it was written as {made}")

@@ -188,6 +188,14 @@ def test_dvc_lock_whose_stages_disagree_is_named(two_models: Path) -> None:
     assert f"dvc.lock: prepare read data/raw as {md5}, but it was written as {'0' * 32}.dir" in failures
 
 
+def test_dvc_lock_brought_back_from_the_store_is_whole(two_models: Path) -> None:
+    """Register keeps it while its own entry is still that of the model before."""
+    kept = two_models / f"mlruns/artifacts/{_run_of(two_models, '2')}/artifacts/dvc.lock"
+    assert kept.read_bytes() != (two_models / "dvc.lock").read_bytes()
+    with _replaced(two_models / "dvc.lock", kept.read_bytes()):
+        assert _failures(two_models, "2") == []
+
+
 def test_changed_kept_dvc_lock_is_named(two_models: Path) -> None:
     run_id = _run_of(two_models, "2")
     file = two_models / f"mlruns/artifacts/{run_id}/artifacts/dvc.lock"
