@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ def main(words: list[str]) -> int:
         return 0
     signal.signal(signal.SIGTERM, _terminate)
     sys.excepthook = _print_bug
+    threading.excepthook = lambda bug: _print_bug(bug.exc_type, bug.exc_value, bug.exc_traceback)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
@@ -60,7 +62,7 @@ def _terminate(signal_number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signal_number)
 
 
-def _print_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_bug(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     """Print a traceback without the secrets in it: logs keep what is printed."""
     print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 

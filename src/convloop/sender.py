@@ -107,6 +107,9 @@ class BackgroundRun:
             self._run = self._open_run()
         elif self._is_behind and not self._is_closed:
             self._run.reopen()  # another machine may have taken the silence for death
+        if self._is_behind:
+            self._is_behind = False
+            print("MLflow answers again; what it has missed is being sent.", file=sys.stderr)
         if time.monotonic() - self._beat_s >= HEARTBEAT_EVERY_S and not self._is_ending:
             self._run.log_tags({HEARTBEAT: f"{time.time():.0f}"})
             self._beat_s = time.monotonic()
@@ -129,10 +132,6 @@ class BackgroundRun:
         with self._changed:
             for _ in entries:
                 self._waiting.popleft()
-            has_caught_up = self._is_behind and not self._waiting
-        if has_caught_up:
-            self._is_behind = False
-            print("MLflow answers again; everything up to here is sent.", file=sys.stderr)
         return True
 
 

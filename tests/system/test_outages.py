@@ -46,6 +46,13 @@ def _sync(convloop: Convloop, server: FaultServer) -> None:
     assert synced.returncode == 0, synced.stderr
 
 
+def _assert_whole(client: MlflowClient, trained: Path) -> None:
+    """One run in all, finished, with every epoch's points once."""
+    experiment = trained.parent.name
+    assert statuses(client, experiment) == ["FINISHED"]
+    assert points_missing(client, experiment, trained / "reports/train/history.csv") == {}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_is_ill_from_beginning_to_end(
     kind: str, server: FaultServer, trained: Path, convloop: Convloop, client: MlflowClient
@@ -58,9 +65,7 @@ def test_a_server_that_is_ill_from_beginning_to_end(
     server.be("well")
     _sync(convloop, server)
 
-    experiment = trained.parent.name
-    assert statuses(client, experiment) == ["FINISHED"]
-    assert points_missing(client, experiment, trained / "reports/train/history.csv") == {}
+    _assert_whole(client, trained)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,9 +80,7 @@ def test_a_server_that_falls_ill_in_the_middle_and_stays_so(
     server.be("well")
     _sync(convloop, server)
 
-    experiment = trained.parent.name
-    assert statuses(client, experiment) == ["FINISHED"]
-    assert points_missing(client, experiment, trained / "reports/train/history.csv") == {}
+    _assert_whole(client, trained)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,9 +96,7 @@ def test_a_server_that_gets_well_during_the_training(
 
     _sync(convloop, server)
 
-    experiment = trained.parent.name
-    assert statuses(client, experiment) == ["FINISHED"]
-    assert points_missing(client, experiment, trained / "reports/train/history.csv") == {}
+    _assert_whole(client, trained)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -118,8 +119,7 @@ def test_a_training_killed_while_the_server_is_ill(
     again = convloop("train", *_EPOCHS, MLFLOW_TRACKING_URI=server.uri)
     assert again.returncode == 0, again.stderr
     _sync(convloop, server)
-    assert statuses(client, experiment) == ["FINISHED"]
-    assert points_missing(client, experiment, trained / "reports/train/history.csv") == {}
+    _assert_whole(client, trained)
 
 
 def test_register_refuses_while_the_server_is_away_and_ends_the_job_afterwards(
@@ -140,6 +140,4 @@ def test_register_refuses_while_the_server_is_away_and_ends_the_job_afterwards(
     registered = convloop("register", MLFLOW_TRACKING_URI=server.uri)
 
     assert registered.returncode == 0, registered.stderr
-    experiment = trained.parent.name
-    assert statuses(client, experiment) == ["FINISHED"]
-    assert points_missing(client, experiment, trained / "reports/train/history.csv") == {}
+    _assert_whole(client, trained)
