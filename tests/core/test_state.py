@@ -65,6 +65,18 @@ def test_a_finished_training_that_mlflow_has_not_heard_of_is_kept_when_it_is_run
         assert read_record(state)["training_id"] != first
 
 
+def test_a_kill_while_a_finished_training_is_put_aside_is_made_good_by_the_next_start(tmp_path: Path) -> None:
+    state = tmp_path / FOLDER / "state"
+    ended(state, "FINISHED", sent=False)
+    first = read_record(state)["training_id"]
+    (state.with_name(f"{state.name}-{first[:8]}")).mkdir()
+    (state / "last.ckpt").unlink()
+
+    with opened(state) as resume_from:
+        assert resume_from is None
+        assert [read_record(aside)["training_id"] for aside in left_behind(tmp_path)] == [first]
+
+
 def test_a_training_that_goes_on_keeps_its_id_and_first_record(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     first = begin_record(tmp_path / "state", {"name": "a"})

@@ -146,11 +146,12 @@ def _thin_out(state: Path) -> None:
 
 def _set_aside(state: Path) -> None:
     """Make room for the same training to start afresh; what MLflow has not heard of the last one stays beside it."""
-    if not (state / "sent").exists():
+    if (state / "record.json").exists() and not (state / "sent").exists():
         aside = state.with_name(f"{state.name}-{read_record(state)['training_id'][:8]}")
-        aside.mkdir()
-        for name in ("record.json", "history.csv", "run_id", "status"):
+        aside.mkdir(exist_ok=True)
+        for name in ("history.csv", "run_id", "status", "record.json"):
             if (state / name).exists():
-                (state / name).rename(aside / name)
-    for entry in state.iterdir():
+                shutil.copyfile(state / name, aside / name)
+    last = {"record.json": 1, "status": 2}  # killed before it is through, this begins again
+    for entry in sorted(state.iterdir(), key=lambda entry: last.get(entry.name, 0)):
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
