@@ -15,7 +15,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from convloop import store
 from convloop.errors import TrackingError
-from convloop.stores.move import TABLES, move
+from convloop.stores.move import move
+from convloop.stores.rows import TABLES
 from tests.conftest import Convloop
 from tests.test_store_keeping import filled
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convloop.core.digest import dvc_md5
+from convloop.core.digest import dvc_md5, file_sha256
 from convloop.core.folders import write_text
 from convloop.core.images import open_images, read_manifest, shard_of
 from convloop.core.takedown_list import FILE, Listed, holds, listed_contents, read_takedown, takedown_text
@@ -173,8 +173,8 @@ def _rewrite(project: Path, contents: frozenset[bytes]) -> None:
                 | {
                     "name": name,
                     "image_count": int(kept_N.sum()),
-                    "images_sha256": _sha256(new_images_file),
-                    "facts_sha256": _sha256(new_facts_file),
+                    "images_sha256": file_sha256(new_images_file),
+                    "facts_sha256": file_sha256(new_facts_file),
                     "taken_down_count": entry.get("taken_down_count", 0) + int((~kept_N).sum()),
                 }
             )
@@ -242,8 +242,3 @@ def _empty_queue(project: Path, words: list[str], contents: frozenset[bytes]) ->
     if gone:
         write_queue(project, rows)
     return len(gone)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

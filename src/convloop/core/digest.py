@@ -1,4 +1,4 @@
-"""Digests that DVC would give, taken at the start of a stage.
+"""Digests of files: SHA-256 for our own manifests, and the md5s that DVC would give, taken at the start of a stage.
 
 DVC hashes a stage's inputs only after its command has ended, so what arrived in between would be recorded as consumed.
 """
@@ -9,6 +9,12 @@ from pathlib import Path
 
 # What .dvcignore keeps out of every folder of ours.
 _IGNORED_SUFFIXES = (".tmp", ".part", ".pyc")
+
+
+def file_sha256(file: Path) -> str:
+    """Hash what is in a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def dvc_md5(path: Path) -> str:

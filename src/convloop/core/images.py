@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convloop.core.digest import file_sha256
 from convloop.core.modes import MODES, UNKNOWN
 from convloop.core.phash import perceptual_hashes
 from convloop.errors import DataError
@@ -107,8 +108,8 @@ def write_shard(folder: Path, name: str, batch: Batch) -> dict[str, Any]:
     return {
         "name": name,
         "image_count": len(batch.images_NHWC),
-        "images_sha256": _file_sha256(images_file),
-        "facts_sha256": _file_sha256(facts_file),
+        "images_sha256": file_sha256(images_file),
+        "facts_sha256": file_sha256(facts_file),
     }
 
 
@@ -203,7 +204,7 @@ def _open_shard(folder: Path, entry: dict[str, Any]) -> tuple[NDArray[np.uint8],
     for file, expected in ((images_file, entry["images_sha256"]), (facts_file, entry["facts_sha256"])):
         if not file.is_file():
             raise DataError(f"{file} is missing, but {folder / 'manifest.json'} lists it. {_remedy(folder)}")
-        received = _file_sha256(file)
+        received = file_sha256(file)
         if received != expected:
             raise DataError(
                 f"{file} is damaged: its sha256 is {received[:12]}, the manifest says {expected[:12]}. {_remedy(folder)}"
@@ -236,8 +237,3 @@ def _remedy(folder: Path) -> str:
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape)
-
-
-def _file_sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -13,8 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from convloop import ledger, store
+from convloop.core.digest import file_sha256
 from convloop.errors import OutputError
-from convloop.stores.database import counts, existing_database, local_folder, places, sha256_of, snapshot
+from convloop.stores.database import counts, existing_database, local_folder, places, snapshot
 
 DATABASE, LEDGER, MANIFEST, FORMAT = "mlflow.db", "retraining.db", "manifest.json", 1
 _TRIES = 5  # times that a file may change while it is read
@@ -105,7 +106,7 @@ def _pack(project: Path, database: Path, archive: tarfile.TarFile, spool: Path, 
 
 def _add(archive: tarfile.TarFile, file: Path, name: str) -> str:
     archive.add(file, name)
-    return sha256_of(file)
+    return file_sha256(file)
 
 
 def _spool(file: Path, spool: Path) -> bool:

@@ -4,7 +4,6 @@ A live database is only ever written through SQLite's own backup, one transactio
 the new one whole.
 """
 
-import hashlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -143,9 +142,3 @@ def rows(database: Path, table: str, *columns: str) -> list[tuple[Any, ...]]:
 def open_database(database: Path) -> sqlite3.Connection:
     """Open a database that is there, waiting for whoever writes to it."""
     return sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True, timeout=_BUSY_S)
-
-
-def sha256_of(file: Path) -> str:
-    """Hash what is in a file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from convloop import ledger, store
+from convloop.core.digest import file_sha256
 from convloop.errors import DataError, TrackingError
 from convloop.stores.backup import DATABASE, FORMAT, LEDGER, MANIFEST, back_up
-from convloop.stores.database import counts, local_database, local_folder, overwrite, places, relocate, rows, sha256_of
+from convloop.stores.database import counts, local_database, local_folder, overwrite, places, relocate, rows
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _unpack(file: Path, folder: Path) -> dict[str, Any]:
     except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged, or no backup of convloop: {error}. Use another one.") from error
     for name, expected in sums.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
+        if not (folder / name).is_file() or file_sha256(folder / name) != expected:
             raise DataError(f"{file} is damaged: {name} does not have the checksum of its manifest. Use another one.")
     return manifest
 
