@@ -7,6 +7,7 @@ import psutil
 import pytest
 import torch
 
+from convloop.config import TrainParams
 from convloop.core.history import read_history
 from convloop.core.nets import cnn2
 from convloop.core.state import opened
@@ -44,19 +45,16 @@ def _classifier(lr: float = 0.002) -> Classifier:
 def _fit(
     state: Path, recorder: Recorder, *, epochs: int = 2, lr: float = 0.002, keep: str = "last", **settings: object
 ) -> Fitted:
-    choices: dict[str, object] = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": 32} | settings
+    chosen = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "epochs": epochs, "keep": keep} | settings
     with opened(state) as resume_from:
         return fit(
             _classifier(lr),
             _batches(),
+            TrainParams.model_validate(chosen),
             image_count=200,
-            epochs=epochs,
-            batch_size=32,
-            keep=keep,
             state=state,
             resume_from=resume_from,
             run=recorder,
-            **choices,  # type: ignore[arg-type]
         )
 
 
@@ -144,14 +142,8 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do(tmp_path: Path, recorder
         fit(
             classifier,
             _batches(),
+            TrainParams(accelerator="cpu", devices=1, batch_size=32, epochs=1),
             image_count=200,
-            epochs=1,
-            batch_size=32,
-            keep="last",
-            accelerator="cpu",
-            devices=1,
-            strategy="auto",
-            precision=32,
             state=tmp_path,
             resume_from=None,
             run=recorder,

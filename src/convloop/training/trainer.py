@@ -21,6 +21,7 @@ from convloop.training.loaders import Batches
 from convloop.training.signals import StopSignals
 
 if TYPE_CHECKING:
+    from convloop.config import TrainParams
     from convloop.runs import Run
 
 # How several devices share the work, as Lightning names it. A new one is a line here and in config.STRATEGY_NAMES.
@@ -47,15 +48,9 @@ class Fitted:
 def fit(
     classifier: Classifier,
     batches: Batches,
+    settings: "TrainParams",
     *,
     image_count: int,
-    epochs: int,
-    batch_size: int,
-    keep: str,
-    accelerator: str,
-    devices: int | str,
-    strategy: str,
-    precision: int | str,
     state: Path,
     resume_from: Path | None,
     run: "Run",
@@ -69,16 +64,16 @@ def fit(
         TrainingError: the loss was not a number, or another rank was lost.
     """
     stop = StopSignals()
-    history = History(state / "history.csv", run, image_count, epochs)
+    history = History(state / "history.csv", run, image_count, settings.epochs)
     bar = [RichProgressBar(leave=True)] if sys.stdout.isatty() else []
     _quieten()
     try:
         trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=STRATEGIES[strategy],
-            precision=_PRECISIONS[precision],
-            max_epochs=epochs,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=STRATEGIES[settings.strategy],
+            precision=_PRECISIONS[settings.precision],
+            max_epochs=settings.epochs,
             callbacks=[stop, *bar, *checkpoint_callbacks(state), history],
             logger=False,
             enable_progress_bar=bool(bar),
@@ -89,13 +84,13 @@ def fit(
         )
     except (MisconfigurationException, ValueError) as error:
         raise DeviceError(
-            f"params.yaml: train.accelerator is {accelerator} and train.devices is {devices}, but {error} "
+            f"params.yaml: train.accelerator is {settings.accelerator} and train.devices is {settings.devices}, but {error} "
             "See what is there: convloop doctor"
         ) from error
-    if batch_size % trainer.world_size:
-        below = batch_size // trainer.world_size * trainer.world_size
+    if settings.batch_size % trainer.world_size:
+        below = settings.batch_size // trainer.world_size * trainer.world_size
         raise ParamsError(
-            f"params.yaml: train.batch_size is {batch_size}, which {trainer.world_size} devices cannot share evenly. "
+            f"params.yaml: train.batch_size is {settings.batch_size}, which {trainer.world_size} devices cannot share evenly. "
             f"Use {below or trainer.world_size} or {below + trainer.world_size}."
         )
     try:
@@ -115,7 +110,7 @@ def fit(
         stop.give_back()
     if stop.exit_code is not None:
         raise Stopped(stop.exit_code)
-    chosen = torch.load(state / f"{keep}.ckpt", map_location="cpu", weights_only=True)
+    chosen = torch.load(state / f"{settings.keep}.ckpt", map_location="cpu", weights_only=True)
     weights = {
         name.removeprefix("net."): tensor for name, tensor in chosen["state_dict"].items() if name.startswith("net.")
     }
