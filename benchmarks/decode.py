@@ -22,7 +22,6 @@ import simplejpeg
 from PIL import Image
 from results_file import write_result
 
-from convloop.config import GenerateParams
 from convloop.core.shards import write_shards
 from convloop.sources.folder import read_folder
 from convloop.sources.pool import Form, decoded_batches
@@ -50,7 +49,11 @@ def opencv(file: str, side_px: int) -> None:
 
 
 def jpeg_library(file: str, side_px: int) -> None:
-    pixels = simplejpeg.decode_jpeg(Path(file).read_bytes(), "RGB")
+    try:
+        pixels = simplejpeg.decode_jpeg(Path(file).read_bytes(), "RGB")
+    except ValueError:  # a subsampling that it does not know
+        pillow(file, side_px)
+        return
     if side_px:
         np.asarray(Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.BOX))
 
@@ -70,6 +73,8 @@ def bare_rate(pool: ProcessPoolExecutor, decode: Callable[[str, int], None], fil
 
 def our_rate(folder: Path, file_count: int, side_px: int) -> float:
     """Go over the folder several times, as if it were larger: the start of the workers counts, once."""
+    from convloop.config import GenerateParams  # here, since each worker imports what stands at the top
+
     with tempfile.TemporaryDirectory() as temporary:
         sources = [read_folder(GenerateParams(source="folder", path=str(folder))) for _ in range(OUR_PASSES)]
         items = chain.from_iterable(source.items or () for source in sources)

@@ -176,7 +176,7 @@ def _decoded(project: Path, claim: Path, images: Images, rest: Rest) -> Iterator
             rest.refused.append((item, reason))
         elif (claim / "files" / item.file).is_file():  # else it went away before it was moved
             items[item.file] = item
-    encoded = [Encoded(file, claim / "files" / file, 0) for file in items]
+    encoded = [Encoded(file, str(claim / "files" / file), 0) for file in items]
 
     def refuse(refused: Refused) -> None:
         rest.refused.append((items[refused.name], refused.reason))

@@ -28,7 +28,7 @@ def _batch(names: list[int]) -> Batch:
 
 def _cut(names: list[int]) -> list[list[int]]:
     shards = cut_shards([_batch(names)], LONGEST)
-    return [[int(name[:7]) for name in shard.names_N.tolist()] for shard in shards]
+    return [[int(name[:7]) for piece in shard for name in piece.names_N.tolist()] for shard in shards]
 
 
 def _runs(names: list[int]) -> list[list[int]]:
@@ -44,7 +44,7 @@ def _runs(names: list[int]) -> list[list[int]]:
 def _digests(folder: Path, names: list[int]) -> list[tuple[str, str]]:
     """Write the shards of some names and give the hashes of their files."""
     shards = cut_shards([_batch(names)], LONGEST)
-    entries = [write_shard(folder, f"shard-{index:05d}", shard) for index, shard in enumerate(shards)]
+    entries = [write_shard(folder, f"shard-{index:05d}", *shard) for index, shard in enumerate(shards)]
     return [(entry["images_sha256"], entry["facts_sha256"]) for entry in entries]
 
 
@@ -102,7 +102,7 @@ def test_it_does_not_matter_how_the_images_come_in_batches(names: list[int], dat
     cuts = sorted(data.draw(st.lists(st.integers(0, len(names)), max_size=5)))
     parts = [names[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(names)], strict=True)]
     shards = cut_shards([_batch(part) for part in parts], LONGEST)
-    assert [[int(name[:7]) for name in shard.names_N.tolist()] for shard in shards] == _cut(names)
+    assert [[int(name[:7]) for piece in shard for name in piece.names_N.tolist()] for shard in shards] == _cut(names)
 
 
 def test_shards_of_a_folder_of_many_are_a_quarter_of_the_longest_on_the_mean(tmp_path: Path) -> None:
@@ -125,9 +125,10 @@ def test_shards_of_a_folder_of_many_are_a_quarter_of_the_longest_on_the_mean(tmp
 
 def test_pixels_of_a_shard_stay_below_their_bound() -> None:
     pixels_NHWC = np.zeros((19, 4096, 2048, 1), np.uint8)  # 16 of them fill 128 MiB
-    shards = list(cut_shards([batch_of(pixels_NHWC, [0] * 19)]))
-    assert sum(len(shard.labels_N) for shard in shards) == 19
-    assert max(len(shard.labels_N) for shard in shards) <= 16
+    shards = cut_shards([batch_of(pixels_NHWC, [0] * 19)])
+    counts = [sum(len(piece.labels_N) for piece in shard) for shard in shards]
+    assert sum(counts) == 19
+    assert max(counts) <= 16
 
 
 def test_slices_and_modes_of_an_image_stay_beside_it_across_shards(tmp_path: Path) -> None:

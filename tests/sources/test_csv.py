@@ -30,8 +30,8 @@ def test_each_line_is_an_image_with_its_label(tmp_path: Path) -> None:
     source = _read(tmp_path, "\ufefflabel,path\ndog,b.png\ncat,sub/a.png\n")
     assert source.classes == ("cat", "dog")
     assert [(item.name, item.content, item.label, item.split, item.slices) for item in encoded(source)] == [
-        ("b.png", tmp_path / "b.png", 1, NO_SPLIT, ""),
-        ("sub/a.png", tmp_path / "sub/a.png", 0, NO_SPLIT, ""),
+        ("b.png", str(tmp_path / "b.png"), 1, NO_SPLIT, ""),
+        ("sub/a.png", str(tmp_path / "sub/a.png"), 0, NO_SPLIT, ""),
     ]
 
 

@@ -24,6 +24,7 @@ MAX_FILE_BYTES = 256 * 2**20
 # What Pillow may read: no format that starts another program (EPS) or that no camera, editor or browser writes.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
+_APP1 = b"\xff\xe1"  # begins the segments that hold the next two
 _MAY_BE_TURNED = (b"Exif\0\0", b"tiff:Orientation")  # where Pillow looks for the orientation
 # A JPEG may be halved within its decoder down to this many times the wanted side. On flowers5 to 64 px the result
 # lies 31.5 dB from a Lanczos resize of the whole image; a box filter on the whole image, the common choice, 32.4 dB.
@@ -38,7 +39,7 @@ class Original(NamedTuple):
 
 
 def decode(
-    file: Path | bytes, *, image_px: int, channel_count: int, fit: Fit = "crop"
+    file: Path | str | bytes, *, image_px: int, channel_count: int, fit: Fit = "crop"
 ) -> tuple[NDArray[np.uint8], Original]:
     """Decode one image, turn it upright, fit it into a square and resize it.
 
@@ -53,7 +54,7 @@ def decode(
         ValueError: it is not an image, is damaged, has 32-bit pixels, is a folder or a FIFO, or is larger than
             MAX_FILE_PIXEL_COUNT or MAX_FILE_BYTES.
     """
-    content = read_regular(file) if isinstance(file, Path) else file
+    content = file if isinstance(file, bytes) else read_regular(file)
     try:
         plain = _plain_jpeg(content, image_px)
         if plain is not None:
@@ -81,7 +82,7 @@ def decode(
         raise ValueError(f"damaged ({error})") from error
 
 
-def read_regular(file: Path) -> bytes:
+def read_regular(file: Path | str) -> bytes:
     """Read a file, but never wait for a FIFO or fill the memory.
 
     Raises:
@@ -105,7 +106,9 @@ def _plain_jpeg(content: bytes, image_px: int) -> tuple[Image.Image, Original] |
 
     None leaves the file to Pillow, as with all that libjpeg-turbo finds odd: Pillow's answer counts.
     """
-    if not content.startswith(b"\xff\xd8\xff") or any(mark in content for mark in _MAY_BE_TURNED):
+    if not content.startswith(b"\xff\xd8\xff") or (
+        _APP1 in content and any(mark in content for mark in _MAY_BE_TURNED)
+    ):
         return None
     try:
         height_px, width_px, colours, _ = simplejpeg.decode_jpeg_header(content)

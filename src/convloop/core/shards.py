@@ -7,7 +7,6 @@ shard may hold is it cut by count, and then the following ones up to the next su
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,16 @@ def write_shards(folder: Path, batches: Iterable[Batch], classes: tuple[str, ...
         facts: what else the manifest should say, such as the source.
     """
     shards: list[dict[str, Any]] = []
-    for index, batch in enumerate(cut_shards(batches)):
-        shards.append(write_shard(folder, f"shard-{index:05d}", batch))
+    for index, pieces in enumerate(cut_shards(batches)):
+        shards.append(write_shard(folder, f"shard-{index:05d}", *pieces))
     if not shards:
         raise DataError("The source holds no images. Point generate.path at some, or raise generate.image_count.")
     (folder / "manifest.json").write_text(manifest_text(classes, shards, facts), encoding="utf-8")
     return sum(int(shard["image_count"]) for shard in shards)
 
 
-def cut_shards(batches: Iterable[Batch], longest_count: int = SHARD_IMAGE_COUNT) -> Iterator[Batch]:
-    """Cut batches of any length into shards; what waits are views, so that a shard is copied once.
+def cut_shards(batches: Iterable[Batch], longest_count: int = SHARD_IMAGE_COUNT) -> Iterator[list[Batch]]:
+    """Cut batches of any length into shards, each in pieces, which are views: nothing is copied.
 
     Args:
         longest_count: images of a shard at most, fewer where their pixels pass SHARD_BYTES; a quarter on the mean.
@@ -52,17 +51,17 @@ def cut_shards(batches: Iterable[Batch], longest_count: int = SHARD_IMAGE_COUNT)
         for end in [*ends.tolist(), len(batch.labels_N)]:
             while end - start + count >= most_count:
                 stop = start + most_count - count
-                yield _join([*waiting, _cut(batch, start, stop)])
+                yield [*waiting, _cut(batch, start, stop)]
                 waiting, count, start = [], 0, stop
             if start < end:
                 waiting.append(_cut(batch, start, end))
                 count += end - start
                 start = end
             if count and end in ends:
-                yield _join(waiting)
+                yield waiting
                 waiting, count = [], 0
     if count:
-        yield _join(waiting)
+        yield waiting
 
 
 def _ends_shard(names_N: NDArray[np.str_], mean_count: float) -> NDArray[np.bool_]:
@@ -70,12 +69,6 @@ def _ends_shard(names_N: NDArray[np.str_], mean_count: float) -> NDArray[np.bool
     limit = int(2**64 / max(1.0, mean_count))
     hashes = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names_N.tolist())
     return np.fromiter((int.from_bytes(digest) < limit for digest in hashes), bool, len(names_N))
-
-
-def _join(batches: list[Batch]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    return Batch(*(np.concatenate([getattr(batch, column.name) for batch in batches]) for column in fields(Batch)))
 
 
 def _cut(batch: Batch, start: int, stop: int) -> Batch:

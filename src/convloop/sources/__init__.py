@@ -23,10 +23,10 @@ _LITTER = {".ds_store", "desktop.ini", "thumbs.db"}
 
 
 class Encoded(NamedTuple):
-    """A labelled image that is not decoded yet: its file, or what is in it; fields as in core.images.Batch."""
+    """A labelled image that is not decoded yet: the path of its file, or what is in it; fields as in core.images.Batch."""
 
     name: str
-    content: Path | bytes
+    content: str | bytes
     label: int
     split: int = NO_SPLIT
     slices: str = ""
@@ -90,4 +90,8 @@ def shown(name: str) -> str:
 
 def is_text(name: str) -> bool:
     """Tell whether a file name is UTF-8."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+    try:
+        name.encode()  # the stand-ins for other bytes do not encode
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -86,4 +86,4 @@ def _items(file: Path, classes: tuple[str, ...]) -> Iterator[Encoded | Refused]:
         else:
             others = {key: value for key, value in row.items() if key not in ("path", "label", "split")}
             slices = json.dumps(others, ensure_ascii=False) if others else ""
-            yield Encoded(name, Path(place), numbers[label], SPLIT_FOLDERS[split] if split else NO_SPLIT, slices)
+            yield Encoded(name, place, numbers[label], SPLIT_FOLDERS[split] if split else NO_SPLIT, slices)

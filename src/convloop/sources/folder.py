@@ -51,9 +51,12 @@ def _items(root: Path, layout: Layout) -> Iterator[Encoded | Refused]:
         yield Refused(name, NO_CLASS) if place is None else Encoded(name, file, *place)
 
 
-def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path] | Refused]:
-    """Yield parts below root and place of each file; a stack and no recursion, since a tree can be deep."""
-    stack = [((), _listing(root))]  # type: list[tuple[tuple[str, ...], Iterator[os.DirEntry[str]]]]
+def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], str] | Refused]:
+    """Yield parts below root and place of each file; a stack and no recursion, since a tree can be deep.
+
+    Places are text: making a Path of each would cost as much as its way through all that follows.
+    """
+    stack = [((), _listing(str(root)))]  # type: list[tuple[tuple[str, ...], Iterator[os.DirEntry[str]]]]
     while stack:
         above, entries = stack[-1]
         entry = next(entries, None)
@@ -72,21 +75,21 @@ def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path] | Refused]:
             yield _linked(root, parts, Path(entry.path))
         elif entry.is_dir():
             try:
-                stack.append((parts, _listing(Path(entry.path))))
+                stack.append((parts, _listing(entry.path)))
             except OSError as error:
                 yield Refused(name, f"cannot be read ({error.strerror})")
         elif entry.is_file():
-            yield parts, Path(entry.path)
+            yield parts, entry.path
         else:
             yield Refused(name, "not a regular file")
 
 
-def _listing(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _listing(folder: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return iter(sorted(entries, key=lambda entry: entry.name))
 
 
-def _linked(root: Path, parts: tuple[str, ...], link: Path) -> tuple[tuple[str, ...], Path] | Refused:
+def _linked(root: Path, parts: tuple[str, ...], link: Path) -> tuple[tuple[str, ...], str] | Refused:
     name = "/".join(parts)
     try:
         file = link.resolve(strict=True)
@@ -94,4 +97,4 @@ def _linked(root: Path, parts: tuple[str, ...], link: Path) -> tuple[tuple[str, 
         return Refused(name, "a link to nothing")
     if not file.is_relative_to(root):
         return Refused(name, "a link that leaves the folder")
-    return (parts, file) if file.is_file() else Refused(name, "a link to a folder")
+    return (parts, str(file)) if file.is_file() else Refused(name, "a link to a folder")
