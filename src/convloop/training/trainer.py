@@ -18,6 +18,7 @@ from convloop.training.checkpoints import checkpoint_callbacks
 from convloop.training.classifier import Classifier
 from convloop.training.history import History
 from convloop.training.loaders import Batches
+from convloop.training.memory import keep_freed_memory
 from convloop.training.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def fit(
         ParamsError: the devices found cannot share a batch evenly.
         TrainingError: the loss was not a number, or another rank was lost.
     """
+    keep_freed_memory()
     stop = StopSignals()
     history = History(state / "history.csv", run, image_count, settings.epochs)
     bar = [RichProgressBar(leave=True)] if sys.stdout.isatty() else []
