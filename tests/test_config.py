@@ -83,7 +83,7 @@ def test_params_cannot_be_changed_later() -> None:
         (
             {"train": {"net": {"constrained-int": 1}}},
             "params.yaml: train.net.constrained-int is not a known key. "
-            "Known keys there: name, channels, kernel_px, stride_px, padding, pool, hidden_count.",
+            "Known keys there: name, channels, kernel_px, stride_px, padding, pool, hidden_count, depth, width, weights_path.",
         ),
         (
             {"train": {"net": {"kernel": 3}}},
@@ -120,7 +120,7 @@ def test_the_ends_of_a_range_come_in_order() -> None:
         (
             {"train": {"net": "cnn3"}},
             'train.net is "cnn3", but must hold keys of its own. '
-            "Known keys: name, channels, kernel_px, stride_px, padding, pool, hidden_count.",
+            "Known keys: name, channels, kernel_px, stride_px, padding, pool, hidden_count, depth, width, weights_path.",
         ),
         ({"train": {"epochs": "3"}}, 'train.epochs is "3"; it must be a whole number.'),
         ({"train": {"epochs": 1.5}}, "train.epochs is 1.5; it must be a whole number."),
@@ -190,7 +190,8 @@ def test_a_value_out_of_range_is_named(tree: dict[str, Any], message: str) -> No
         ),
         (
             {"train": {"net": {"name": "ccn3"}}},
-            'train.net.name is "ccn3". Known nets: cnn2, cnn3, cnn, mlp. Did you mean cnn3?',
+            'train.net.name is "ccn3". Known nets: cnn2, cnn3, cnn, mlp, resnet9, resnet18, wideresnet, speednet. '
+            "Did you mean cnn3?",
         ),
         (
             {"train": {"strategy": "dpp"}},
@@ -207,7 +208,7 @@ def test_an_unknown_name_is_given_the_nearest(tree: dict[str, Any], message: str
     [
         (
             {"train": {"net": {"name": "cnn3", "hidden_count": 4}}},
-            "train.net.hidden_count is set, but cnn3 takes no such key. Remove it, or set train.net.name to cnn.",
+            "train.net.hidden_count is set, but cnn3 takes no such key. Remove it, or set train.net.name to cnn or mlp.",
         ),
         (
             {"train": {"net": {"name": "mlp", "pool": "max"}}},

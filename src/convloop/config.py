@@ -19,7 +19,13 @@ NET_KEYS: dict[str, tuple[str, ...]] = {
     "cnn3": (),
     "cnn": ("channels", "kernel_px", "stride_px", "padding", "pool", "hidden_count"),
     "mlp": ("hidden_count",),
+    "resnet9": (),
+    "resnet18": (),
+    "wideresnet": ("depth", "width"),
+    "speednet": (),
 }
+TIMM_PREFIX = "timm:"
+TIMM_KEYS = ("weights_path",)
 STRATEGY_NAMES = ("auto", "ddp")
 
 Count = Annotated[int, Field(ge=1)]
@@ -117,7 +123,7 @@ class PrepareParams(Section):
 
 
 class NetParams(Section):
-    name: Annotated[str, Field(description="a key of NETS: `cnn3`, `cnn2`, `cnn`, `mlp`")] = "cnn3"
+    name: Annotated[str, Field(description="a key of NETS, or `timm:<name>` (extra `timm`)")] = "cnn3"
     channels: Annotated[
         list[Annotated[int, Field(ge=1, le=4096)]] | None,
         Field(min_length=1, max_length=12, description="filters of each block (`cnn`); [32, 64, 128] when absent"),
@@ -133,6 +139,15 @@ class NetParams(Section):
     ] = None
     hidden_count: Annotated[
         int | None, Field(ge=1, le=65_536, description="units of the hidden layer (`cnn`, `mlp`); 256 when absent")
+    ] = None
+    depth: Annotated[int | None, Field(ge=10, le=1000, description="layers, 6n + 4 (`wideresnet`); 16 when absent")] = (
+        None
+    )
+    width: Annotated[
+        int | None, Field(ge=1, le=64, description="times the filters of the narrow net (`wideresnet`); 4 when absent")
+    ] = None
+    weights_path: Annotated[
+        str | None, Field(min_length=1, description="file of pretrained weights (`timm:<name>`); none when absent")
     ] = None
 
 
@@ -242,7 +257,7 @@ def _check_names(params: Params) -> None:
         ("train.net.name", params.train.net.name, "nets", tuple(NET_KEYS)),
         ("train.strategy", params.train.strategy, "strategies", STRATEGY_NAMES),
     ):
-        if name not in known:
+        if name not in known and not (where == "train.net.name" and name.startswith(TIMM_PREFIX)):
             near = get_close_matches(name, known, n=1, cutoff=0)
             raise ParamsError(
                 f'{FILE_NAME}: {where} is "{name}". Known {plural}: {", ".join(known)}. Did you mean {near[0]}?'
@@ -252,10 +267,17 @@ def _check_names(params: Params) -> None:
 def _check_together(params: Params) -> None:
     net = params.train.net
     for key in type(net).model_fields:
-        if key != "name" and getattr(net, key) is not None and key not in NET_KEYS[net.name]:
+        if key != "name" and getattr(net, key) is not None and key not in NET_KEYS.get(net.name, TIMM_KEYS):
+            takers = [name for name, keys in {**NET_KEYS, "timm:<name>": TIMM_KEYS}.items() if key in keys]
             raise ParamsError(
-                f"{FILE_NAME}: train.net.{key} is set, but {net.name} takes no such key. Remove it, or set train.net.name to cnn."
+                f"{FILE_NAME}: train.net.{key} is set, but {net.name} takes no such key. "
+                f"Remove it, or set train.net.name to {' or '.join(takers)}."
             )
+    if net.depth is not None and net.depth % 6 != 4:
+        below = (net.depth - 4) // 6 * 6 + 4
+        raise ParamsError(
+            f"{FILE_NAME}: train.net.depth is {net.depth}, which is not 6n + 4. Use {below} or {below + 6}."
+        )
     if net.padding == "same" and (net.kernel_px or 3) % 2 == 0:
         raise ParamsError(
             f"{FILE_NAME}: train.net.padding is same, which needs an odd kernel, but train.net.kernel_px is {net.kernel_px}. "

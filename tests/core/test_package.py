@@ -11,7 +11,7 @@ from scipy.special import softmax
 from torch import nn
 
 from convloop.core.card import CARD_FILE, ModelCard
-from convloop.core.nets import cnn
+from convloop.core.nets.plain import cnn
 from convloop.core.package import GRAPH_FILE, Package, Servable, normalise, with_digest
 from convloop.errors import DataError
 

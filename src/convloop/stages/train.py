@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from convloop import lineage
 from convloop.core.card import ModelCard
+from convloop.core.digest import dvc_md5
 from convloop.core.folders import fresh_folder
 from convloop.core.history import Row, read_history
 from convloop.core.images import Images, open_images, read_manifest
-from convloop.core.nets import NETS
-from convloop.core.package import with_digest
+from convloop.core.nets import STARTS, build
+from convloop.core.package import normalise, with_digest
 from convloop.core.prepared import read_prepared
 from convloop.core.ranks import is_lead
 from convloop.core.split import TRAIN, VAL
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from convloop.tracking import Tracker
 
 _INPUTS = ("data/raw", "data/landed/manifest.json", "data/prepared")
+_START_IMAGE_COUNT = 5000
 
 
 def train(params: "Params", project: Path, tracker: "Tracker") -> None:
@@ -48,15 +50,21 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     net = build_net(settings, images)
     net_text = as_text(summarise(net, images.shape_HWC[0], images.shape_HWC[2]))
     record = lineage.describe(project, params.flat("generate", "prepare", "train"), _INPUTS)
+    weights = {"weights.md5": dvc_md5(Path(settings.net.weights_path))} if settings.net.weights_path else {}
+    record["tags"] |= weights
     state = state_folder(
         project,
         params=record["params"],
-        inputs=record["inputs"],
+        inputs=record["inputs"] | weights,
         code=lineage.code_digest(Path(__file__).parents[1]),
     )
     train_indices = prepared.indices(TRAIN)
+    train_images = _tensors(images, train_indices)
+    if start := STARTS.get(settings.net.name):
+        some_NHWC = train_images[0][:_START_IMAGE_COUNT]
+        start(net, normalise(some_NHWC, torch.tensor(prepared.mean_C), torch.tensor(prepared.std_C)))
     batches = Batches(
-        _tensors(images, train_indices),
+        train_images,
         _tensors(images, prepared.indices(VAL)),
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -110,7 +118,7 @@ def _write(
     state: Path,
     record: dict[str, Any],
     net_text: str,
-    net: nn.Sequential,
+    net: nn.Module,
     card: ModelCard,
     run_id: str | None,
 ) -> None:
@@ -127,7 +135,7 @@ def _write(
         (package / "run.json").write_text(json.dumps(note))
 
 
-def build_net(settings: "TrainParams", images: Images) -> nn.Sequential:
+def build_net(settings: "TrainParams", images: Images) -> nn.Module:
     """Build the net for these images.
 
     Raises:
@@ -140,7 +148,7 @@ def build_net(settings: "TrainParams", images: Images) -> nn.Sequential:
             f"data/raw holds images of {side_px}x{width_px} pixels; nets take squares. Fit them in generate."
         )
     try:
-        return NETS[settings.net.name](side_px, channel_count, len(images.classes), **chosen)
+        return build(settings.net.name, side_px, channel_count, len(images.classes), **chosen)
     except ValueError as error:
         raise ParamsError(f"params.yaml: train.net.name is {settings.net.name}, but {error}.") from error
 
