@@ -22,7 +22,7 @@ def timm_net(
     """
     try:
         import timm
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # torchvision below it raises the latter when made for another torch
         raise ValueError(f'timm cannot be imported ({error}). Install it: pip install "convloop[timm]"') from error
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=1, cutoff=0)
@@ -40,11 +40,15 @@ def timm_net(
             num_classes=class_count,
             **fixed,
         )
+    except Exception as error:  # each net and each form of file fails in its own way
+        where = f" with the weights of {weights_path}" if weights_path else ""
+        raise ValueError(f"timm cannot build it{where}: {str(error).splitlines()[0]} Choose another") from error
+    try:
         with torch.no_grad():
             net.eval()(torch.zeros(1, channel_count, image_px, image_px))
-    except (RuntimeError, AssertionError, ValueError, KeyError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(
-            f"it cannot be built for images of {image_px}x{image_px}x{channel_count} ({str(error).splitlines()[0]}). "
+            f"images of {image_px}x{image_px} pixels do not pass it: {str(error).splitlines()[0]}. "
             "Use larger images or another net"
         ) from error
     return net.train()
