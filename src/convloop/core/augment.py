@@ -143,7 +143,8 @@ def _square(count: int, height_px: int, width_px: int, side_px: int, generator: 
     rows_H, columns_W = torch.arange(height_px), torch.arange(width_px)
     rows_NH = (rows_H >= top_N[:, None]) & (rows_H < (top_N + side_px)[:, None])
     columns_NW = (columns_W >= left_N[:, None]) & (columns_W < (left_N + side_px)[:, None])
-    return rows_NH[:, :, None] & columns_NW[:, None, :]
+    inside_NHW: Tensor = rows_NH[:, :, None] & columns_NW[:, None, :]
+    return inside_NHW
 
 
 def _cut(centre: float, share: float, side_px: int) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from convloop.errors import ParamsError
 from convloop.packaging import write_package
 from convloop.training.classifier import Classifier, inverse_frequency
 from convloop.training.loaders import Batches
+from convloop.training.recipe import recipe_of
 from convloop.training.trainer import Fitted, fit
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
             run.log_tags(record["tags"])
             run.log_inputs(record["inputs"])
             fitted = fit(
-                Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K),
+                Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K, recipe_of(settings)),
                 batches,
                 settings,
                 image_count=len(train_indices),
@@ -105,6 +106,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
                         mean_C=prepared.mean_C,
                         std_C=prepared.std_C,
                         fit=read_manifest(project / "data/raw").get("fit", "crop"),
+                        test_flip=settings.test_flip,
                     ),
                     net,
                 )
@@ -147,6 +149,12 @@ def build_net(settings: "TrainParams", images: Images) -> nn.Module:
         raise ParamsError(
             f"data/raw holds images of {side_px}x{width_px} pixels; nets take squares. Fit them in generate."
         )
+    for key in ("shift_px", "cutout_px"):
+        if (px := getattr(settings.augment, key)) >= side_px:
+            raise ParamsError(
+                f"params.yaml: train.augment.{key} is {px}, but images have {side_px}x{side_px} pixels. "
+                f"Use {side_px - 1} or less; {side_px // 8} is usual."
+            )
     try:
         return build(settings.net.name, side_px, channel_count, len(images.classes), **chosen)
     except ValueError as error:
