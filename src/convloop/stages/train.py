@@ -94,6 +94,12 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
                 run=run,
             )
             if is_lead():
+                rows = read_history(state / "history.csv")
+                if len(rows) < settings.epochs:
+                    print(
+                        f"Ended after epoch {len(rows)}: none was better in {settings.stop_after_epoch_count}.",
+                        flush=True,
+                    )
                 net = net.to("cpu")
                 net.load_state_dict(fitted.weights)
                 card = with_digest(
@@ -110,7 +116,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
                     ),
                     net,
                 )
-                record |= _outcome(read_history(state / "history.csv"), fitted) | {"digest": card.digest}
+                record |= _outcome(rows, fitted) | {"digest": card.digest}
                 record["tags"]["world_size"] = str(fitted.world_size)
                 _write(project, state, record, net_text, net, card, run.id)
 
