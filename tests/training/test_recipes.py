@@ -14,15 +14,19 @@ from torch import Tensor
 
 from convloop.config import TrainParams
 from convloop.core.augment import Mix
-from convloop.core.history import Point
+from convloop.core.history import Point, read_history
+from convloop.core.images import open_images
 from convloop.core.nets import NETS
+from convloop.core.package import Package
+from convloop.core.prepared import read_prepared
+from convloop.core.split import VAL
 from convloop.core.state import opened
 from convloop.training.callbacks import average_weights
 from convloop.training.classifier import Classifier, training_loss
 from convloop.training.loaders import Batches
 from convloop.training.recipe import recipe_of
 from convloop.training.trainer import Fitted, fit
-from tests.conftest import Recorder
+from tests.conftest import Convloop, Recorder
 
 _MEAN_C, _STD_C = (128.0,) * 3, (60.0,) * 3
 _RECIPES: dict[str, dict[str, Any]] = {
@@ -229,3 +233,20 @@ def test_the_loss_is_that_of_a_loop_over_the_images(is_weighted: bool, smoothing
     )
 
     assert float(loss) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_two_real_ranks_validate_the_statistics_that_are_packaged(project: Path, convloop: Convloop) -> None:
+    for word in ("generate", "prepare"):
+        assert convloop(word).returncode == 0
+    keys = ("net.name=speednet", "average_share=0.9", "keep=last", "accelerator=cpu", "devices=2", "strategy=ddp")
+    answer = convloop("train", *(word for key in keys for word in ("--set", f"train.{key}")))
+    assert answer.returncode == 0, answer.stderr
+
+    images = open_images(project / "data/raw", project / "data/landed")
+    indices = read_prepared(project / "data/prepared", images).indices(VAL)
+    answers_NK = Package(project / "models/model").probabilities(images.take(indices), batch_size=64)
+    loss = -np.log(answers_NK[np.arange(len(indices)), images.labels_N[indices]]).mean()
+
+    assert read_history(project / "reports/train/history.csv")[-1]["val/loss"] == pytest.approx(loss, rel=1e-4)
