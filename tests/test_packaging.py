@@ -165,3 +165,24 @@ def test_net_in_training_mode_is_packaged_for_answering(tmp_path: Path) -> None:
     expected_NK = np.exp(logits_NK) / np.exp(logits_NK).sum(1, keepdims=True)
     np.testing.assert_array_equal(first_NK, second_NK)
     np.testing.assert_allclose(first_NK, expected_NK, rtol=0, atol=_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["resnet9", "resnet18", "wideresnet", "speednet"])
+def test_a_net_with_normalisation_answers_from_its_package_as_it_does_itself(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net = NETS[name](16, 3, 3)
+    with torch.no_grad():
+        net(torch.randn(32, 3, 16, 16))  # moves the running statistics off 0 and 1
+    card = ModelCard(("a", "b", "c"), 16, 3, name, 1, (120.0,) * 3, (60.0,) * 3, test_flip=name == "speednet")
+    card = with_digest(card, net)
+
+    write_package(tmp_path / "model", net, card)
+
+    standard_NHWC = (pictures(5).astype(np.float32) - 120) / 60
+    images_NCHW = torch.from_numpy(standard_NHWC.transpose(0, 3, 1, 2))
+    with torch.no_grad():
+        logits_NK = net.eval()(images_NCHW)
+        if card.test_flip:
+            logits_NK = (logits_NK + net(images_NCHW.flip(3))) / 2
+    answers_NK = Package(tmp_path / "model").probabilities(pictures(5), batch_size=5)
+    np.testing.assert_allclose(answers_NK, torch.softmax(logits_NK, 1).numpy(), atol=_TOLERANCE)

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from convloop.errors import ParamsError
 from convloop.params_file import FILE_NAME, override, read_tree
 
-# The names that the tables SOURCES, NETS and STRATEGIES must hold (a house test compares them).
+# The names that the tables SOURCES, NETS, STRATEGIES, OPTIMIZERS and CURVES must hold (a house test compares them).
 READS_PATH = ("folder", "csv", "archive", "parquet", "idx", "cifar10", "cifar100", "npz", "npy")
 SOURCE_NAMES = ("synthetic", "noise", *READS_PATH)
 NET_KEYS: dict[str, tuple[str, ...]] = {
@@ -19,8 +19,16 @@ NET_KEYS: dict[str, tuple[str, ...]] = {
     "cnn3": (),
     "cnn": ("channels", "kernel_px", "stride_px", "padding", "pool", "hidden_count"),
     "mlp": ("hidden_count",),
+    "resnet9": (),
+    "resnet18": (),
+    "wideresnet": ("depth", "width"),
+    "speednet": (),
 }
+TIMM_PREFIX = "timm:"
+TIMM_KEYS = ("weights_path",)
 STRATEGY_NAMES = ("auto", "ddp")
+OPTIMIZER_NAMES = ("adam", "adamw", "sgd", "muon")
+CURVE_NAMES = ("constant", "one_cycle", "cosine")
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -117,7 +125,7 @@ class PrepareParams(Section):
 
 
 class NetParams(Section):
-    name: Annotated[str, Field(description="a key of NETS: `cnn3`, `cnn2`, `cnn`, `mlp`")] = "cnn3"
+    name: Annotated[str, Field(description="a key of NETS, or `timm:<name>` (extra `timm`)")] = "cnn3"
     channels: Annotated[
         list[Annotated[int, Field(ge=1, le=4096)]] | None,
         Field(min_length=1, max_length=12, description="filters of each block (`cnn`); [32, 64, 128] when absent"),
@@ -134,13 +142,67 @@ class NetParams(Section):
     hidden_count: Annotated[
         int | None, Field(ge=1, le=65_536, description="units of the hidden layer (`cnn`, `mlp`); 256 when absent")
     ] = None
+    depth: Annotated[int | None, Field(ge=10, le=1000, description="layers, 6n + 4 (`wideresnet`); 16 when absent")] = (
+        None
+    )
+    width: Annotated[
+        int | None, Field(ge=1, le=64, description="times the filters of the narrow net (`wideresnet`); 4 when absent")
+    ] = None
+    weights_path: Annotated[
+        str | None, Field(min_length=1, description="file of pretrained weights (`timm:<name>`); none when absent")
+    ] = None
+
+
+class AugmentParams(Section):
+    flip: Annotated[bool, Field(description="mirror half of the train images left to right")] = False
+    shift_px: Annotated[int, Field(ge=0, le=1024, description="move by up to so much, sides mirrored outwards")] = 0
+    trivial: Annotated[
+        bool, Field(description="one random change of colour or place for each image, TrivialAugment")
+    ] = False
+    cutout_px: Annotated[int, Field(ge=0, le=1024, description="side of a square painted in the mean colour")] = 0
+    mixup_alpha: Annotated[
+        float, Field(ge=0, le=10, description="blend images in pairs; 0.2 a little, 1 evenly, 0 not")
+    ] = 0.0
+    cutmix_alpha: Annotated[
+        float, Field(ge=0, le=10, description="paste a rectangle of another image; 1 is usual, 0 not")
+    ] = 0.0
 
 
 class TrainParams(Section):
     net: NetParams = NetParams()
     epochs: Annotated[Count, Field(le=10_000, description="passes over the training images")] = 8
     batch_size: Annotated[Count, Field(le=65_536, description="images of one step, all devices together")] = 64
-    lr: Annotated[float, Field(gt=0, le=10, description="learning rate of Adam")] = 0.001
+    lr: Annotated[float, Field(gt=0, le=10, description="learning rate, at the top of its curve")] = 0.001
+    optimizer: Annotated[str, Field(description="a key of OPTIMIZERS: `adam`, `adamw`, `sgd`, `muon`")] = "adam"
+    momentum: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="of `sgd`, Nesterov's (0.9 when absent), and `muon` (0.95 when absent)"),
+    ] = None
+    weight_decay: Annotated[
+        float,
+        Field(ge=0, le=10, description="of filters and matrices; `adamw` and `muon` decouple it from the gradient"),
+    ] = 0.0
+    curve: Annotated[
+        str, Field(description="the learning rate over time, a key of CURVES: `constant`, `one_cycle`, `cosine`")
+    ] = "constant"
+    warmup_share: Annotated[float, Field(ge=0, lt=1, description="of the steps, in which the learning rate rises")] = (
+        0.0
+    )
+    label_smoothing_share: Annotated[
+        float, Field(ge=0, lt=1, description="of each label, spread over all classes; 0.1 is usual")
+    ] = 0.0
+    augment: AugmentParams = AugmentParams()
+    average_share: Annotated[
+        float,
+        Field(ge=0, lt=1, description="of the average weights that a step leaves, such as 0.999; 0 averages nothing"),
+    ] = 0.0
+    stop_after_epoch_count: Annotated[
+        int | None,
+        Field(ge=1, le=10_000, description="end after so many epochs without a better one; never when absent"),
+    ] = None
+    test_flip: Annotated[
+        bool, Field(description="validate and package the mean answer to each image and its mirror image")
+    ] = False
     seed: Annotated[Seed, Field(description="first weights and order of the images")] = 7
     class_weights: Annotated[
         Literal["none", "inverse_frequency"],
@@ -241,8 +303,10 @@ def _check_names(params: Params) -> None:
         ("generate.source", params.generate.source, "sources", SOURCE_NAMES),
         ("train.net.name", params.train.net.name, "nets", tuple(NET_KEYS)),
         ("train.strategy", params.train.strategy, "strategies", STRATEGY_NAMES),
+        ("train.optimizer", params.train.optimizer, "optimizers", OPTIMIZER_NAMES),
+        ("train.curve", params.train.curve, "curves", CURVE_NAMES),
     ):
-        if name not in known:
+        if name not in known and not (where == "train.net.name" and name.startswith(TIMM_PREFIX)):
             near = get_close_matches(name, known, n=1, cutoff=0)
             raise ParamsError(
                 f'{FILE_NAME}: {where} is "{name}". Known {plural}: {", ".join(known)}. Did you mean {near[0]}?'
@@ -252,10 +316,17 @@ def _check_names(params: Params) -> None:
 def _check_together(params: Params) -> None:
     net = params.train.net
     for key in type(net).model_fields:
-        if key != "name" and getattr(net, key) is not None and key not in NET_KEYS[net.name]:
+        if key != "name" and getattr(net, key) is not None and key not in NET_KEYS.get(net.name, TIMM_KEYS):
+            takers = [name for name, keys in {**NET_KEYS, "timm:<name>": TIMM_KEYS}.items() if key in keys]
             raise ParamsError(
-                f"{FILE_NAME}: train.net.{key} is set, but {net.name} takes no such key. Remove it, or set train.net.name to cnn."
+                f"{FILE_NAME}: train.net.{key} is set, but {net.name} takes no such key. "
+                f"Remove it, or set train.net.name to {' or '.join(takers)}."
             )
+    if net.depth is not None and net.depth % 6 != 4:
+        below = (net.depth - 4) // 6 * 6 + 4
+        raise ParamsError(
+            f"{FILE_NAME}: train.net.depth is {net.depth}, which is not 6n + 4. Use {below} or {below + 6}."
+        )
     if net.padding == "same" and (net.kernel_px or 3) % 2 == 0:
         raise ParamsError(
             f"{FILE_NAME}: train.net.padding is same, which needs an odd kernel, but train.net.kernel_px is {net.kernel_px}. "
@@ -276,6 +347,11 @@ def _check_together(params: Params) -> None:
     if params.generate.source in READS_PATH and params.generate.path is None:
         raise ParamsError(
             f"{FILE_NAME}: generate.source is {params.generate.source}, but generate.path is empty. Set it to the folder or file to read."
+        )
+    if params.train.momentum is not None and params.train.optimizer not in ("sgd", "muon"):
+        raise ParamsError(
+            f"{FILE_NAME}: train.momentum is {params.train.momentum:g}, but {params.train.optimizer} takes none. "
+            "Remove it, or set train.optimizer to sgd or muon."
         )
     if params.train.class_weights != "none" and params.train.sampling == "balanced":
         raise ParamsError(

@@ -28,7 +28,7 @@ def write_package(folder: Path, net: nn.Module, card: ModelCard) -> None:
         from mlflow.types import Schema, TensorSpec
     import numpy as np
 
-    servable = Servable(net, card.mean_C, card.std_C).eval().cpu()
+    servable = Servable(net, card.mean_C, card.std_C, test_flip=card.test_flip).eval().cpu()
     shape = (card.image_px, card.image_px, card.channel_count)
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))]),

@@ -1,6 +1,7 @@
 """The networks: sizes worked out by hand, and the terms that `cnn` switches."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import get_args
 
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from convloop.config import NET_KEYS, NetParams
-from convloop.core.nets import NETS, PADDINGS, POOLS, cnn, cnn2, cnn3, mlp
+from convloop.core.nets import NETS, build
+from convloop.core.nets.plain import PADDINGS, POOLS, cnn, cnn2, cnn3, mlp
+from convloop.core.nets.residual import resnet9, resnet18, wideresnet
+from convloop.core.nets.speed import speednet, whiten
 
 
 def _parameter_count(net: nn.Module) -> int:
@@ -65,7 +69,8 @@ def test_every_net_gives_one_logit_for_each_class(name: str) -> None:
 def test_every_net_is_trained_to_its_first_layer(name: str) -> None:
     net = NETS[name](24, 3, 4)
     net(_images(24)).sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in net.parameters())
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in trained)
 
 
 def test_max_pooling_before_relu_equals_relu_before_max_pooling() -> None:
@@ -157,8 +162,95 @@ def test_the_params_know_every_word_of_cnn(key: str, known: set[str]) -> None:
     assert set(get_args(choices)) == known
 
 
-@pytest.mark.parametrize("key", NET_KEYS["cnn"])
-def test_the_params_name_the_true_default_of_cnn(key: str) -> None:
-    default = inspect.signature(cnn).parameters[key].default
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name in ("cnn", "wideresnet") for key in NET_KEYS[name]])
+def test_the_params_name_the_true_default_of_a_net(name: str, key: str) -> None:
+    default = inspect.signature(NETS[name]).parameters[key].default
     shown = list(default) if isinstance(default, tuple) else f"`{default}`" if isinstance(default, str) else default
     assert str(NetParams.model_fields[key].description).endswith(f"{shown} when absent")
+
+
+@pytest.mark.parametrize(
+    ("net", "parameter_count"),
+    [
+        (lambda: resnet18(32, 3, 10), 11_173_962),  # as counted by all who use it with a 3x3 first convolution
+        (lambda: resnet9(32, 3, 10), 6_573_120),
+        (lambda: wideresnet(32, 3, 10, depth=16, width=4), 2_748_890),
+        (lambda: wideresnet(32, 3, 10, depth=28, width=10), 36_479_194),  # "36.5M" in the paper
+    ],
+)
+def test_nets_of_the_literature_have_the_parameters_known_of_them(
+    net: Callable[[], nn.Module], parameter_count: int
+) -> None:
+    with torch.device("meta"):
+        assert _parameter_count(net()) == parameter_count
+
+
+@pytest.mark.parametrize(("name", "least_px"), [("resnet9", 8), ("resnet18", 8), ("wideresnet", 8), ("speednet", 9)])
+def test_the_least_image_of_a_net_with_halvings_passes_it(name: str, least_px: int) -> None:
+    assert NETS[name](least_px, 3, 4)(_images(least_px)).shape == (4, 4)
+
+
+@pytest.mark.parametrize(("name", "least_px"), [("resnet9", 8), ("resnet18", 8), ("wideresnet", 8), ("speednet", 9)])
+def test_an_image_smaller_than_that_is_refused(name: str, least_px: int) -> None:
+    side_px = least_px - 1
+    assert _message(lambda: NETS[name](side_px, 3, 4)) == (
+        f"images of {side_px}x{side_px} pixels are too small for its three halvings. Use {least_px} px"
+    )
+
+
+def _correlated_images() -> Tensor:
+    """Draw images whose neighbours are alike, as they are in photographs."""
+    noise_NCHW = _images(20)
+    return functional.avg_pool2d(noise_NCHW, 5, stride=1, padding=2)
+
+
+@pytest.mark.parametrize("channel_count", [1, 3])
+def test_whitened_patches_are_uncorrelated_and_equally_large(channel_count: int) -> None:
+    net = speednet(20, channel_count, 4)
+    images_NCHW = _correlated_images()[:, :channel_count]
+    whiten(net, images_NCHW)
+
+    half = 4 * channel_count
+    with torch.no_grad():
+        features_NCHW = net.get_submodule("whiten")(images_NCHW)
+    features_DM = features_NCHW[:, :half].transpose(0, 1).reshape(half, -1).double()
+    moments_DD = features_DM @ features_DM.T / features_DM.shape[1]
+
+    # A direction of variance v comes out as v / (v + 5e-4).
+    values_D = moments_DD.diag()
+    assert ((values_D > 0.3) & (values_D <= 1.0001)).all()
+    torch.testing.assert_close(moments_DD, torch.diag(values_D), atol=1e-4, rtol=0)
+
+
+def test_the_second_half_of_the_whitening_is_the_negative_of_the_first() -> None:
+    net = speednet(20, 3, 4)
+    whiten(net, _correlated_images())
+    weight = net.get_parameter("whiten.weight")
+    assert weight.abs().sum() > 0
+    torch.testing.assert_close(weight[:12], -weight[12:], rtol=0, atol=0)
+
+
+def test_the_whitening_and_the_factors_of_normalisation_are_frozen() -> None:
+    net = speednet(20, 3, 4)
+    frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    norms = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert frozen == {"whiten.weight", *norms}
+    assert len(norms) == 6
+
+
+def test_a_block_of_the_speed_net_starts_as_the_identity() -> None:
+    net = speednet(20, 3, 4)
+    features_NCHW = torch.randn(2, 24, 8, 8)
+    out_NCHW = net.get_submodule("block1.0")(features_NCHW)
+    torch.testing.assert_close(out_NCHW[:, :24], features_NCHW)
+
+
+def test_build_finds_a_net_by_its_name() -> None:
+    assert _parameter_count(build("mlp", 8, 1, 2, hidden_count=3)) == _dense(64, 3) + _dense(3, 2)
+
+
+def test_a_net_of_timm_without_timm_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert _message(lambda: build("timm:resnet10t", 32, 3, 10)) == (
+        'timm cannot be imported (import of timm halted; None in sys.modules). Install it: pip install "convloop[timm]"'
+    )

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from torch import nn
 
 from convloop.core.card import CARD_FILE, ModelCard
-from convloop.core.nets import cnn
+from convloop.core.nets.plain import cnn
 from convloop.core.package import GRAPH_FILE, Package, Servable, normalise, with_digest
 from convloop.errors import DataError
 
@@ -142,3 +142,16 @@ def test_the_digest_does_not_depend_on_the_layout_in_memory() -> None:
     weight = net.get_parameter("conv1.weight")
     weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     assert with_digest(CARD, net).digest == with_digest(CARD, _net()).digest
+
+
+def test_a_flipping_package_answers_with_the_mean_of_the_logits_of_an_image_and_its_mirror() -> None:
+    pixels_NHWC = torch.from_numpy(random_pixels(5))
+    servable = Servable(_net(), CARD.mean_C, CARD.std_C, test_flip=True).eval()
+    with torch.no_grad():
+        answers_NK = servable(pixels_NHWC).numpy()
+        mean_C, std_C = torch.tensor(CARD.mean_C), torch.tensor(CARD.std_C)
+        plain_NK, mirrored_NK = (
+            _net()(normalise(torch.from_numpy(np.ascontiguousarray(pixels)), mean_C, std_C)).numpy()
+            for pixels in (pixels_NHWC.numpy(), pixels_NHWC.numpy()[:, :, ::-1])
+        )
+    np.testing.assert_allclose(answers_NK, softmax((plain_NK + mirrored_NK) / 2, 1), atol=1e-6)

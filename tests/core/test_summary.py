@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from convloop.core.nets import NETS, cnn, cnn3
+from convloop.core.nets import NETS
+from convloop.core.nets.plain import cnn, cnn3
 from convloop.core.summary import as_text, summarise
 
 

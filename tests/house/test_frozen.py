@@ -15,7 +15,11 @@ generate.imbalance_ratio generate.shift_share
 prepare.val_share prepare.test_share prepare.min_class_image_count prepare.classes prepare.original_px_range
 prepare.original_modes prepare.brightness_range prepare.test_sha256 prepare.label_check_image_count prepare.max_doubtful_share
 train.net.name train.net.channels train.net.kernel_px train.net.stride_px train.net.padding train.net.pool
-train.net.hidden_count train.epochs train.batch_size train.lr train.seed train.class_weights train.sampling train.keep
+train.net.hidden_count train.net.depth train.net.width train.net.weights_path
+train.epochs train.batch_size train.lr train.optimizer train.momentum
+train.weight_decay train.curve train.warmup_share train.label_smoothing_share train.augment.flip train.augment.shift_px
+train.augment.trivial train.augment.cutout_px train.augment.mixup_alpha train.augment.cutmix_alpha train.average_share
+train.stop_after_epoch_count train.test_flip train.seed train.class_weights train.sampling train.keep
 train.accelerator train.devices train.strategy train.precision
 evaluate.batch_size evaluate.worst_image_count
 register.model_name register.min_accuracy_share register.min_gain_share register.max_loss_share

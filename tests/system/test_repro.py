@@ -98,7 +98,7 @@ def test_an_experiment_with_another_value_trains_and_publishes_nothing(repositor
 
 def test_editing_the_nets_trains_again_and_spares_generate_and_prepare(repository: Path, dvc: Convloop) -> None:
     dvc("repro")
-    nets = repository / "src/convloop/core/nets.py"
+    nets = repository / "src/convloop/core/nets/plain.py"
     nets.write_text(nets.read_text() + "\n# edited\n")
 
     assert _ran(dvc("repro", "--dry").stdout) == ["train"]

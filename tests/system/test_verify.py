@@ -246,7 +246,7 @@ def test_commit_with_other_code_is_named(two_models: Path) -> None:
     """The tag names a real commit, whose code is not what DVC saw."""
     run_id = _run_of(two_models, "2")
     _do(two_models, "git", "checkout", "-q", "-b", "other")
-    nets = two_models / "src/convloop/core/nets.py"
+    nets = two_models / "src/convloop/core/nets/plain.py"
     nets.write_text(nets.read_text() + "# other\n")
     _commit(two_models, "other code")
     commit = _do(two_models, "git", "rev-parse", "HEAD").stdout.strip()
@@ -254,7 +254,7 @@ def test_commit_with_other_code_is_named(two_models: Path) -> None:
     change = f"update tags set value = '{commit}' where key = 'mlflow.source.git.commit' and run_uuid = '{run_id}'"
     with _in_store(two_models, change):
         assert _failures(two_models, "2") == [
-            f"src/convloop/core/nets.py of commit {commit[:10]} is not what dvc.lock says was run"
+            f"src/convloop/core/nets/plain.py of commit {commit[:10]} is not what dvc.lock says was run"
         ]
 
 
@@ -290,7 +290,7 @@ def uncommitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("canary")
     _start(folder)
     _do(folder, "git", "remote", "add", "origin", f"https://ann:{CANARY}@host.invalid/x.git")
-    nets = folder / "src/convloop/core/nets.py"
+    nets = folder / "src/convloop/core/nets/plain.py"
     nets.write_text(f'{nets.read_text()}\n_API_KEY = "{CANARY}"\n')
     path = f'path: "https://ann:{CANARY}@host.invalid/x?token={CANARY}"'
     (folder / "params.yaml").write_text(SMALL_PARAMS.replace("path: null", path))

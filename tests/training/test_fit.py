@@ -9,7 +9,7 @@ import torch
 
 from convloop.config import TrainParams
 from convloop.core.history import read_history
-from convloop.core.nets import cnn2
+from convloop.core.nets.plain import cnn2
 from convloop.core.state import opened
 from convloop.core.synth import synthetic_batches
 from convloop.errors import DeviceError, ParamsError, TrainingError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from convloop.core.nets import cnn2
+from convloop.core.nets.plain import cnn2
 from convloop.training.classifier import Classifier, inverse_frequency, training_loss
 from convloop.training.loaders import ShuffledBatches
 from tests.conftest import Convloop

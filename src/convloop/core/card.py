@@ -14,7 +14,11 @@ Fit = Literal["crop", "pad", "stretch"]
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a user of the package must know; `digest` is the sha256 of weights and card, `fit` how images became square."""
+    """What a user of the package must know.
+
+    `digest` is the sha256 of weights and card, `fit` how images became square; with `test_flip` the package answers with
+    the mean over each image and its mirror image.
+    """
 
     classes: tuple[str, ...]
     image_px: int
@@ -25,6 +29,7 @@ class ModelCard:
     std_C: tuple[float, ...]
     digest: str = ""
     fit: Fit = "crop"
+    test_flip: bool = False
 
 
 def read_facts(file: Path, stage: str) -> dict[str, Any]:

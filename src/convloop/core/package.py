@@ -22,20 +22,28 @@ GRAPH_FILE = Path("data") / "model.pt2"  # where MLflow's own PyTorch flavour ke
 class Servable(nn.Module):
     """A net between pixels and probabilities: images_NHWC uint8 -> float32 probabilities_NK."""
 
-    def __init__(self, net: nn.Module, mean_C: tuple[float, ...], std_C: tuple[float, ...]) -> None:
+    def __init__(
+        self, net: nn.Module, mean_C: tuple[float, ...], std_C: tuple[float, ...], *, test_flip: bool = False
+    ) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.test_flip = net, test_flip
         self.register_buffer("mean_C", torch.tensor(mean_C))
         self.register_buffer("std_C", torch.tensor(std_C))
 
     def forward(self, images_NHWC: Tensor) -> Tensor:
         images_NCHW = normalise(images_NHWC, cast(Tensor, self.mean_C), cast(Tensor, self.std_C))
-        return torch.softmax(self.net(images_NCHW), 1)
+        return torch.softmax(logits_of(self.net, images_NCHW, test_flip=self.test_flip), 1)
 
 
 def normalise(images_NHWC: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
     """Turn uint8 pixels into standardised float32 in NCHW; the memory stays channels-last, so nothing is copied."""
     return ((images_NHWC.float() - mean_C) / std_C).permute(0, 3, 1, 2)
+
+
+def logits_of(net: nn.Module, images_NCHW: Tensor, *, test_flip: bool) -> Tensor:
+    """Give logits_NK; with `test_flip` the mean of those of each image and of its mirror image."""
+    logits_NK: Tensor = net(images_NCHW)
+    return (logits_NK + cast(Tensor, net(images_NCHW.flip(3)))) / 2 if test_flip else logits_NK
 
 
 def with_digest(card: ModelCard, net: nn.Module) -> ModelCard:

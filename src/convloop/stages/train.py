@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from convloop import lineage
 from convloop.core.card import ModelCard
+from convloop.core.digest import dvc_md5
 from convloop.core.folders import fresh_folder
 from convloop.core.history import Row, read_history
 from convloop.core.images import Images, open_images, read_manifest
-from convloop.core.nets import NETS
-from convloop.core.package import with_digest
+from convloop.core.nets import STARTS, build
+from convloop.core.package import normalise, with_digest
 from convloop.core.prepared import read_prepared
 from convloop.core.ranks import is_lead
 from convloop.core.split import TRAIN, VAL
@@ -27,6 +28,7 @@ from convloop.errors import ParamsError
 from convloop.packaging import write_package
 from convloop.training.classifier import Classifier, inverse_frequency
 from convloop.training.loaders import Batches
+from convloop.training.recipe import recipe_of
 from convloop.training.trainer import Fitted, fit
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from convloop.tracking import Tracker
 
 _INPUTS = ("data/raw", "data/landed/manifest.json", "data/prepared")
+_START_IMAGE_COUNT = 5000
 
 
 def train(params: "Params", project: Path, tracker: "Tracker") -> None:
@@ -48,15 +51,21 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     net = build_net(settings, images)
     net_text = as_text(summarise(net, images.shape_HWC[0], images.shape_HWC[2]))
     record = lineage.describe(project, params.flat("generate", "prepare", "train"), _INPUTS)
+    weights = {"weights.md5": dvc_md5(Path(settings.net.weights_path))} if settings.net.weights_path else {}
+    record["tags"] |= weights
     state = state_folder(
         project,
         params=record["params"],
-        inputs=record["inputs"],
+        inputs=record["inputs"] | weights,
         code=lineage.code_digest(Path(__file__).parents[1]),
     )
     train_indices = prepared.indices(TRAIN)
+    train_images = _tensors(images, train_indices)
+    if start := STARTS.get(settings.net.name):
+        some_NHWC = train_images[0][:_START_IMAGE_COUNT]
+        start(net, normalise(some_NHWC, torch.tensor(prepared.mean_C), torch.tensor(prepared.std_C)))
     batches = Batches(
-        _tensors(images, train_indices),
+        train_images,
         _tensors(images, prepared.indices(VAL)),
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -76,7 +85,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
             run.log_tags(record["tags"])
             run.log_inputs(record["inputs"])
             fitted = fit(
-                Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K),
+                Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K, recipe_of(settings)),
                 batches,
                 settings,
                 image_count=len(train_indices),
@@ -85,6 +94,12 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
                 run=run,
             )
             if is_lead():
+                rows = read_history(state / "history.csv")
+                if len(rows) < settings.epochs:
+                    print(
+                        f"Ended after epoch {len(rows)}: none was better in {settings.stop_after_epoch_count}.",
+                        flush=True,
+                    )
                 net = net.to("cpu")
                 net.load_state_dict(fitted.weights)
                 card = with_digest(
@@ -97,10 +112,11 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
                         mean_C=prepared.mean_C,
                         std_C=prepared.std_C,
                         fit=read_manifest(project / "data/raw").get("fit", "crop"),
+                        test_flip=settings.test_flip,
                     ),
                     net,
                 )
-                record |= _outcome(read_history(state / "history.csv"), fitted) | {"digest": card.digest}
+                record |= _outcome(rows, fitted) | {"digest": card.digest}
                 record["tags"]["world_size"] = str(fitted.world_size)
                 _write(project, state, record, net_text, net, card, run.id)
 
@@ -110,7 +126,7 @@ def _write(
     state: Path,
     record: dict[str, Any],
     net_text: str,
-    net: nn.Sequential,
+    net: nn.Module,
     card: ModelCard,
     run_id: str | None,
 ) -> None:
@@ -127,7 +143,7 @@ def _write(
         (package / "run.json").write_text(json.dumps(note))
 
 
-def build_net(settings: "TrainParams", images: Images) -> nn.Sequential:
+def build_net(settings: "TrainParams", images: Images) -> nn.Module:
     """Build the net for these images.
 
     Raises:
@@ -139,8 +155,14 @@ def build_net(settings: "TrainParams", images: Images) -> nn.Sequential:
         raise ParamsError(
             f"data/raw holds images of {side_px}x{width_px} pixels; nets take squares. Fit them in generate."
         )
+    for key in ("shift_px", "cutout_px"):
+        if (px := getattr(settings.augment, key)) >= side_px:
+            raise ParamsError(
+                f"params.yaml: train.augment.{key} is {px}, but images have {side_px}x{side_px} pixels. "
+                f"Use {side_px - 1} or less; {side_px // 8} is usual."
+            )
     try:
-        return NETS[settings.net.name](side_px, channel_count, len(images.classes), **chosen)
+        return build(settings.net.name, side_px, channel_count, len(images.classes), **chosen)
     except ValueError as error:
         raise ParamsError(f"params.yaml: train.net.name is {settings.net.name}, but {error}.") from error
 

@@ -1,14 +1,21 @@
-"""What Lightning trains: a net, cross-entropy on its logits, Adam."""
+"""What Lightning trains: a net, cross-entropy on its logits, and the recipe in `train` of the params."""
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from convloop.core.package import normalise
+from convloop.core.augment import Mix, augmented, generator_of
+from convloop.core.curves import CURVES
+from convloop.core.package import logits_of, normalise
 from convloop.errors import TrainingError
+from convloop.training.optimizers import OPTIMIZERS
+from convloop.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 _CHECK_EVERY_STEP_COUNT = 50
 
@@ -39,22 +46,33 @@ def inverse_frequency(labels_N: Tensor, class_count: int) -> Tensor:
     return len(labels_N) / (class_count * counts_K.float())
 
 
-def training_loss(logits_NK: Tensor, labels_N: Tensor, weights_K: Tensor | None) -> Tensor:
-    """Give the mean cross-entropy, each image weighted by its class.
+def training_loss(
+    logits_NK: Tensor,
+    labels_N: Tensor,
+    weights_K: Tensor | None,
+    smoothing_share: float = 0.0,
+    mix: Mix | None = None,
+) -> Tensor:
+    """Give the mean cross-entropy, each image weighted by its class; mixed images have a share of two labels.
 
     The weighted sum is divided by the number of images, not by the sum of this batch's weights as PyTorch would: ranks
     hold equally many images but unequal weights, so only this mean is the same however a batch is cut.
     """
+    if mix is not None:
+        own = training_loss(logits_NK, labels_N, weights_K, smoothing_share)
+        other = training_loss(logits_NK, labels_N[mix.partner_N], weights_K, smoothing_share)
+        return mix.share * own + (1 - mix.share) * other
     if weights_K is None:
-        return cross_entropy(logits_NK, labels_N)
-    return cross_entropy(logits_NK, labels_N, weight=weights_K, reduction="sum") / len(labels_N)
+        return cross_entropy(logits_NK, labels_N, label_smoothing=smoothing_share)
+    total = cross_entropy(logits_NK, labels_N, weights_K, reduction="sum", label_smoothing=smoothing_share)
+    return total / len(labels_N)
 
 
 class Classifier(pl.LightningModule):
     """Train `net` on uint8 images_NHWC; after each epoch `means` holds what it reached.
 
     Args:
-        lr: learning rate of Adam (Kingma and Ba, 2015).
+        lr: learning rate, at the top of its curve.
         weights_K: weight of each class in the training loss, 1 on the mean over the training images; None for equal.
     """
 
@@ -65,8 +83,10 @@ class Classifier(pl.LightningModule):
         std_C: tuple[float, ...],
         lr: float,
         weights_K: Tensor | None = None,
+        recipe: Recipe = Recipe(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
+        self.recipe = recipe
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.lr = lr
         self.register_buffer("mean_C", torch.tensor(mean_C))
@@ -75,26 +95,47 @@ class Classifier(pl.LightningModule):
         self.means: dict[str, float] = {}
 
     def forward(self, images_NHWC: Tensor) -> Tensor:
-        """Give logits_NK for uint8 images_NHWC."""
-        logits_NK: Tensor = self.net(normalise(images_NHWC, cast(Tensor, self.mean_C), cast(Tensor, self.std_C)))
-        return logits_NK
+        """Give logits_NK for uint8 images_NHWC, as the package will."""
+        images_NCHW = normalise(images_NHWC, cast(Tensor, self.mean_C), cast(Tensor, self.std_C))
+        return logits_of(self.net, images_NCHW, test_flip=self.recipe.test_flip)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+    def configure_optimizers(self) -> "OptimizerLRScheduler":
+        chosen = self.recipe
+        optimizer = OPTIMIZERS[chosen.optimizer](self.net, self.lr, chosen.momentum, chosen.weight_decay)
+        if chosen.curve == "constant" and not chosen.warmup_share:
+            return optimizer
+        step_count = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: CURVES[chosen.curve](min(1.0, step / step_count), chosen.warmup_share)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         self._train_sums = Sums(self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images_NHWC, labels_N = batch
-        logits_NK = self(images_NHWC)
-        loss = training_loss(logits_NK.float(), labels_N, cast(Tensor | None, self.weights_K))
-        self._train_sums.add(loss, logits_NK, labels_N)
+        images_NCHW, mix = augmented(
+            images_NHWC,
+            self.recipe.augment,
+            cast(Tensor, self.mean_C),
+            cast(Tensor, self.std_C),
+            # Of these four numbers alone, so that a training that goes on from any batch draws the same.
+            generator_of(self.recipe.seed, self.current_epoch, batch_index, self.global_rank),
+        )
+        logits_NK = self.net(images_NCHW)
+        weights_K = cast(Tensor | None, self.weights_K)
+        loss = training_loss(logits_NK.float(), labels_N, weights_K, self.recipe.label_smoothing_share, mix)
+        larger_N = labels_N if mix is None or mix.share >= 0.5 else labels_N[mix.partner_N]
+        self._train_sums.add(loss, logits_NK, larger_N)
         if batch_index % _CHECK_EVERY_STEP_COUNT == 0:
             self._check_finite()
         return loss
 
     def on_validation_epoch_start(self) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for statistics in self.net.buffers():  # of normalisation; the lead's are those that are kept
+                torch.distributed.broadcast(statistics, 0)
         self._val_sums = Sums(self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from convloop.errors import DeviceError, ParamsError, TrainingError
+from convloop.training.callbacks import recipe_callbacks
 from convloop.training.checkpoints import checkpoint_callbacks
 from convloop.training.classifier import Classifier
 from convloop.training.history import History
@@ -76,7 +77,7 @@ def fit(
             strategy=STRATEGIES[settings.strategy],
             precision=_PRECISIONS[settings.precision],
             max_epochs=settings.epochs,
-            callbacks=[stop, *bar, *checkpoint_callbacks(state), history],
+            callbacks=[stop, *bar, *recipe_callbacks(settings), *checkpoint_callbacks(state), history],
             logger=False,
             enable_progress_bar=bool(bar),
             enable_model_summary=False,

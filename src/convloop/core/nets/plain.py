@@ -1,4 +1,4 @@
-"""The networks, by name. A new one is a function and a line in NETS.
+"""Nets without shortcuts or normalisation.
 
 `cnn3` and `cnn2` are the two networks of the beginner's article behind this project; `cnn` lets every term of it be
 switched; `mlp` flattens first and so shows what convolution is worth. Scores and times: benchmarks/results.
@@ -87,9 +87,6 @@ def mlp(image_px: int, channel_count: int, class_count: int, *, hidden_count: in
             output=nn.Linear(hidden_count, class_count),
         )
     )
-
-
-NETS: dict[str, Callable[..., nn.Sequential]] = {"cnn2": cnn2, "cnn3": cnn3, "cnn": cnn, "mlp": mlp}
 
 
 def _too_small(block: int, side_px: int, window: str, image_px: int) -> str:

@@ -1,0 +1,25 @@
+"""The presets are params that convloop takes, and the page that names them is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from convloop.config import check
+from convloop.params_file import read_tree
+from tests.conftest import REPOSITORY
+
+_PRESETS = sorted((REPOSITORY / "presets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", _PRESETS, ids=lambda file: str(file.stem))
+def test_a_preset_is_refused_only_for_the_path_that_it_leaves_to_you(file: Path) -> None:
+    tree = read_tree(file)
+    tree["generate"]["path"] = "cifar-10-batches-bin"
+    assert check(tree).generate.source == "cifar10"
+
+
+def test_the_page_of_recipes_lists_every_preset() -> None:
+    page = (REPOSITORY / "docs/recipes.md").read_text(encoding="utf-8").partition("## Presets")[2]
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) != []
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == [file.stem for file in _PRESETS]
