@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from convloop.core.package import normalise
 from convloop.errors import TrainingError
+from convloop.training.loaders import Batch
 
 _CHECK_EVERY_STEP_COUNT = 50
 
@@ -42,8 +43,8 @@ def inverse_frequency(labels_N: Tensor, class_count: int) -> Tensor:
 def training_loss(logits_NK: Tensor, labels_N: Tensor, weights_K: Tensor | None) -> Tensor:
     """Give the mean cross-entropy, each image weighted by its class.
 
-    The weighted sum is divided by the number of images, not by the sum of this batch's weights as PyTorch would: ranks
-    hold equally many images but unequal weights, so only this mean is the same however a batch is cut.
+    The weighted sum is divided by the number of images, not by the sum of this batch's weights as PyTorch would: only
+    this mean, weighed by the images that a rank holds, is the same however a batch is cut.
     """
     if weights_K is None:
         return cross_entropy(logits_NK, labels_N)
@@ -85,22 +86,24 @@ class Classifier(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._train_sums = Sums(self.device)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        images_NHWC, labels_N = batch
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        images_NHWC, labels_N, weight = batch
         logits_NK = self(images_NHWC)
         loss = training_loss(logits_NK.float(), labels_N, cast(Tensor | None, self.weights_K))
-        self._train_sums.add(loss, logits_NK, labels_N)
+        if weight:
+            self._train_sums.add(loss, logits_NK, labels_N)
         if batch_index % _CHECK_EVERY_STEP_COUNT == 0:
             self._check_finite()
-        return loss
+        return loss if weight == 1 else loss * weight
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = Sums(self.device)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        images_NHWC, labels_N = batch
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        images_NHWC, labels_N, weight = batch
         logits_NK = self(images_NHWC)
-        self._val_sums.add(cross_entropy(logits_NK.float(), labels_N), logits_NK, labels_N)
+        if weight:
+            self._val_sums.add(cross_entropy(logits_NK.float(), labels_N), logits_NK, labels_N)
 
     def on_validation_epoch_end(self) -> None:
         self._check_finite()
