@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from convloop.core.state import (
     FOLDER,
@@ -25,7 +26,7 @@ def ended(state: Path, how: str, *, sent: bool = True) -> None:
     """Leave a training as one that ended."""
     with opened(state):
         begin_record(state, {"name": state.name})
-        (state / "last.ckpt").touch()
+        torch.save({"step": torch.zeros(1)}, state / "last.ckpt")
     (state / "status").write_text(how)
     if sent:
         (state / "sent").touch()

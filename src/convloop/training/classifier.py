@@ -27,11 +27,26 @@ class Sums:
 
     def means(self) -> tuple[float, float]:
         """Give mean loss and accuracy over all ranks."""
-        sums_3 = self.sums_3.clone()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums_3)
-        loss, right, count = sums_3.tolist()
+        loss, right, count = self.of_all_ranks().sum(0).tolist()
         return loss / count, right / count
+
+    def of_all_ranks(self) -> Tensor:
+        """Give the sums of each rank, on the CPU; all ranks have to ask."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self.sums_3.cpu()[None]
+        sums_R3 = [torch.empty_like(self.sums_3) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(sums_R3, self.sums_3)
+        return torch.stack(sums_R3).cpu()
+
+    @classmethod
+    def resumed(cls, sums_R3: Tensor, rank: int, world_size: int, device: torch.device) -> "Sums":
+        """Take up a rank's sums again; where there are now more or fewer ranks, the lead takes them all."""
+        sums = cls(device)
+        if len(sums_R3) == world_size:
+            sums.sums_3 += sums_R3[rank].to(device)
+        elif rank == 0:
+            sums.sums_3 += sums_R3.sum(0).to(device)
+        return sums
 
 
 def inverse_frequency(labels_N: Tensor, class_count: int) -> Tensor:

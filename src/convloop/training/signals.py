@@ -10,8 +10,8 @@ import lightning.pytorch as pl
 class StopSignals(pl.Callback):
     """Take Ctrl-C and SIGTERM over from Lightning, which would hang several ranks and end a SIGTERM with 0.
 
-    The first signal is remembered and obeyed between two batches: an exception in the middle of a checkpoint or of a
-    database write would leave a half one. A second signal ends at once.
+    The first signal is remembered; `States` obeys it between two batches, with all ranks, once the state is written: an
+    exception in the middle of a checkpoint or of a database write would leave a half one. A second one ends at once.
     """
 
     def __init__(self) -> None:
@@ -21,15 +21,11 @@ class StopSignals(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Other ranks end with the lead, which is their parent.
+            # Other ranks hear of it from the lead, and end with it where it is their parent.
             handler = self._remember if trainer.is_global_zero else signal.SIG_IGN
             self._before[number] = signal.signal(number, handler)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._obey()
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._obey()
+        # Lightning has all ranks wait for the lead's word in each step. Ours hear it from States now and then.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Asked now, since Lightning ends the other ranks right after this.
@@ -49,8 +45,4 @@ class StopSignals(pl.Callback):
         is_second = self.exit_code is not None
         self.exit_code = 128 + number
         if is_second:
-            raise KeyboardInterrupt
-
-    def _obey(self) -> None:
-        if self.exit_code is not None:
             raise KeyboardInterrupt
