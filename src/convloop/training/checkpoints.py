@@ -2,6 +2,7 @@
 
 import random
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ class DurableFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with fresh_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # PyTorch's word for any trouble with the file
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def checkpoint_callbacks(folder: Path, stop: StopSignals, seed: int, every_s: float) -> list[Checkpoint]:
@@ -155,13 +159,15 @@ class States(Checkpoint):
 
 
 def draw_from(seed: int, epoch: int, batch: int, rank: int) -> None:
-    """Start all global generators afresh for one step, in about 20 us.
-
-    PyTorch's own `manual_seed` also looks for devices of other makes, which takes four times as long.
-    """
-    first, second = (int(number) for number in np.random.SeedSequence((seed, epoch, batch, rank)).generate_state(2))
-    random.seed(first)
-    np.random.seed(first)
-    torch.default_generator.manual_seed(first << 32 | second)
+    """Start all global generators afresh for one step, in 7 us; `torch.manual_seed` alone takes 130 (AMD EPYC)."""
+    number = _first_number(seed, epoch, rank) + batch
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed(first << 32 | second)
+        torch.cuda.manual_seed(number)
+
+
+@lru_cache(maxsize=1)
+def _first_number(seed: int, epoch: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0]) >> 1
