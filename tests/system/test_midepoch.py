@@ -16,8 +16,8 @@ from tests.system.trainings import end, left_running, local_client, points_missi
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 # 417 images: 53 steps in an epoch. A state in each step, so that a SIGKILL finds one that is new.
-_WORDS = ("train", *("--set", "train.epochs=12", "--set", "train.batch_size=8", "--set", "train.keep=last"))
-_WORDS = (*_WORDS, "--set", "train.accelerator=cpu", "--set", "train.save_every_s=0")
+_SETTINGS = ("epochs=12", "batch_size=8", "keep=last", "accelerator=cpu", "save_every_s=0")
+_WORDS = ("train", *(word for setting in _SETTINGS for word in ("--set", f"train.{setting}")))
 _STEPS = 53
 
 
@@ -47,11 +47,11 @@ def _rows(project: Path) -> list[Row]:
 def test_killed_at_random_steps_it_ends_in_the_weights_of_an_uncut_one(
     prepared: Path, convloop: Convloop, rank_count: int
 ) -> None:
-    words = (*_WORDS, "--set", "train.strategy=ddp", "--set", f"train.devices={rank_count}")
+    words: tuple[str, ...] = (*_WORDS, "--set", "train.strategy=ddp", "--set", f"train.devices={rank_count}")
     uncut = convloop(*words)
     assert uncut.returncode == 0, uncut.stderr
     weights, rows = _weights(prepared), _rows(prepared)
-    words = (*words, "--set", "tracking.experiment=cut")
+    words += ("--set", "tracking.experiment=cut")
 
     for number, epoch, exit_code in ((signal.SIGKILL, 2, -9), (signal.SIGTERM, 7, 143)):
         process = start(prepared, *words, until=f"epoch {epoch}/")
