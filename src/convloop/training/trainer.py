@@ -19,7 +19,7 @@ from convloop.training.checkpoints import DurableFiles, checkpoint_callbacks
 from convloop.training.classifier import Classifier
 from convloop.training.history import History
 from convloop.training.loaders import Batches
-from convloop.training.signals import StopSignals
+from convloop.training.signals import LOST_RANK, StopSignals
 
 if TYPE_CHECKING:
     from convloop.config import TrainParams
@@ -104,10 +104,7 @@ def fit(
     except RuntimeError as error:
         if stop.lost_rank is None:
             raise
-        raise TrainingError(
-            f"{stop.lost_rank}, so the others cannot go on. What it said itself is above; SIGKILL without a word is often "
-            "too little memory. The same command goes on from the last state that was written."
-        ) from error
+        raise TrainingError(f"{stop.lost_rank}, {LOST_RANK}") from error
     finally:
         stop.give_back()
     if stop.exit_code is not None:
