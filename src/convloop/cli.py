@@ -50,7 +50,7 @@ def main(words: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as stopped:
         exit_code: int = getattr(stopped, "exit_code", 130)
-        kept = " The same command goes on from the last whole epoch." if hasattr(stopped, "exit_code") else ""
+        kept = " The same command goes on from here." if hasattr(stopped, "exit_code") else ""
         print(f"convloop: stopped.{kept}", file=sys.stderr)
         return exit_code
     except BrokenPipeError:
@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _add_set(word)
+        if stage.name == "train":
+            word.add_argument("--fresh", action="store_true", help="begin again where this training was cut off before")
         word.set_defaults(command=lambda arguments, name=stage.name: _run_stage(name, arguments))
     word = words.add_parser("run", help="all five stages without DVC, for debugging")
     _add_set(word)
@@ -182,7 +184,8 @@ def _run_stage(name: str, arguments: argparse.Namespace) -> int:
 
     follow_parent()
     params = _load(arguments.overrides)
-    STAGES[name].run(params, _project(), _tracker(params))
+    options = {"fresh": True} if getattr(arguments, "fresh", False) else {}
+    STAGES[name].run(params, _project(), _tracker(params), **options)
     return 0
 
 

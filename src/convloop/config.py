@@ -215,6 +215,9 @@ class TrainParams(Section):
     keep: Annotated[
         Literal["best", "last"], Field(description="epoch to package: best validation accuracy, or last")
     ] = "best"
+    save_every_s: Annotated[
+        float, Field(ge=0, le=86_400, description="time between two states to resume from; 0 writes one in each step")
+    ] = 60
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], Field(description="what to train on")] = "auto"
     devices: Annotated[
         Annotated[int, Field(ge=1, le=1024)] | Literal["auto"],

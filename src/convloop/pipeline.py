@@ -20,12 +20,10 @@ class Stage:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
 
-    def run(self, params: "Params", project: Path, tracker: "Tracker") -> None:
+    def run(self, params: "Params", project: Path, tracker: "Tracker", **options: bool) -> None:
         """Import this stage alone, since imports are most of a stage's start-up, and run it."""
-        function: Callable[[Params, Path, Tracker], None] = getattr(
-            import_module(f"convloop.stages.{self.name}"), self.name
-        )
-        function(params, project, tracker)
+        function: Callable[..., None] = getattr(import_module(f"convloop.stages.{self.name}"), self.name)
+        function(params, project, tracker, **options)
 
 
 _DATA = ("data/raw", "data/landed/manifest.json")

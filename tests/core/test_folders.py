@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convloop.core.folders import fresh_folder, write_text
+from convloop.core.folders import fresh_file, fresh_folder, write_text
 from convloop.errors import OutputError
 
 
@@ -126,3 +126,24 @@ def test_folder_lost_between_two_renames_is_back_at_the_next_start(tmp_path: Pat
         raise ZeroDivisionError
 
     assert (tmp_path / "data" / "kept").is_file()
+
+
+def test_a_fresh_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"old")
+    with fresh_file(tmp_path / "last.ckpt") as file:
+        file.write(b"new")
+        assert (tmp_path / "last.ckpt").read_bytes() == b"old"
+    assert (tmp_path / "last.ckpt").read_bytes() == b"new"
+    assert _names(tmp_path) == ["last.ckpt"]
+
+
+def test_the_old_file_stays_when_the_new_one_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"old")
+    with pytest.raises(OutputError) as error, fresh_file(tmp_path / "last.ckpt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(error.value) == (
+        f"{tmp_path}/last.ckpt cannot be written: No space left on device. "
+        f"Make it writable (ls -ld {tmp_path}; df -h {tmp_path}), then run the same command again."
+    )
+    assert _names(tmp_path) == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_bytes() == b"old"

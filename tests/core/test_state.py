@@ -6,17 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from convloop.core.state import (
     FOLDER,
     begin_record,
     is_running,
     left_behind,
+    make_room,
     noted,
     opened,
     read_record,
     state_folder,
     status,
+    unfinished,
 )
 from convloop.errors import BusyError
 
@@ -25,7 +28,7 @@ def ended(state: Path, how: str, *, sent: bool = True) -> None:
     """Leave a training as one that ended."""
     with opened(state):
         begin_record(state, {"name": state.name})
-        (state / "last.ckpt").touch()
+        torch.save({"step": torch.zeros(1)}, state / "last.ckpt")
     (state / "status").write_text(how)
     if sent:
         (state / "sent").touch()
@@ -42,6 +45,64 @@ def test_a_stopped_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
     with opened(tmp_path / "state") as resume_from:
         assert resume_from == tmp_path / "state/last.ckpt"
+
+
+def test_an_unfinished_training_that_starts_afresh_is_kept_beside_with_its_weights(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    ended(state, "KILLED")
+    first = read_record(state)["training_id"]
+
+    with opened(state, fresh=True) as resume_from:
+        assert resume_from is None
+        assert begin_record(state, {})["training_id"] != first
+        aside = tmp_path / f"state-{first[:8]}"
+        assert sorted(entry.name for entry in aside.iterdir()) == ["last.ckpt", "record.json", "sent", "status"]
+
+
+def test_a_fresh_start_of_what_never_ran_is_a_start(tmp_path: Path) -> None:
+    with opened(tmp_path / "state", fresh=True) as resume_from:
+        assert resume_from is None
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_damaged_state_is_put_aside_for_the_one_before(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    ended(state, "KILLED")
+    make_room(state)
+    (state / "last.ckpt").write_bytes((state / "before.ckpt").read_bytes()[:-1])
+
+    with opened(state) as resume_from:
+        assert resume_from == unfinished(state) == state / "before.ckpt"
+        assert (state / "last.ckpt.damaged").is_file()
+        make_room(state)
+        assert (state / "before.ckpt").is_file()
+
+
+def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path: Path) -> None:
+    ended(tmp_path / "state", "KILLED")
+    make_room(tmp_path / "state")
+    (tmp_path / "state/last.tmp.ckpt").write_bytes(b"half")
+
+    with opened(tmp_path / "state") as resume_from:
+        assert resume_from == tmp_path / "state/before.ckpt"
+        assert list((tmp_path / "state").glob("*.damaged")) == []
+
+
+def test_a_changed_byte_anywhere_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    whole = {"numbers": torch.arange(500.0), "step": 7}
+    torch.save(whole, state / "last.ckpt")
+    sound = (state / "last.ckpt").read_bytes()
+    found = 0
+    for place in range(0, len(sound), 3):
+        (state / "last.ckpt").write_bytes(sound[:place] + bytes([sound[place] ^ 0x24]) + sound[place + 1 :])
+        if unfinished(state) is None:
+            found += 1
+        else:
+            loaded = torch.load(state / "last.ckpt", weights_only=True)
+            torch.testing.assert_close(loaded, whole, rtol=0, atol=0)
+    assert found > 2000 / 3  # the numbers at least
 
 
 def test_a_finished_training_starts_afresh_with_another_id(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from convloop.errors import OutputError
 
@@ -57,6 +58,30 @@ def write_text(file: Path, text: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         building.write_text(text, encoding="utf-8")
         os.replace(building, file)  # noqa: PTH105 - one atomic step
+
+
+@contextmanager
+def fresh_file(file: Path) -> Iterator[BinaryIO]:
+    """Yield an empty file that takes the place of `file` when the block ends well, and then outlasts a power cut.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    building = file.with_name(f"{file.stem}.tmp{file.suffix}")
+    try:
+        with _writing(file):
+            with building.open("wb") as opened:
+                yield opened
+                opened.flush()
+                os.fsync(opened.fileno())
+            os.replace(building, file)  # noqa: PTH105 - one atomic step
+            folder = os.open(file.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        building.unlink(missing_ok=True)
 
 
 @contextmanager

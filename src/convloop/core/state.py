@@ -1,7 +1,8 @@
 """What a training leaves while it runs: work/checkpoints/<fingerprint>, where DVC deletes nothing.
 
-A folder holds `record.json` (what is trained), `history.csv` (each epoch), checkpoints, `run_id` (of MLflow, once it has
-answered), `status` (how the training ended, once it has) and `sent` (once MLflow has all of it).
+A folder holds `record.json` (what is trained), `history.csv` (each epoch), the newest state and the one before it
+(`last.ckpt`, `before.ckpt`), `best.ckpt`, `run_id` (of MLflow, once it has answered), `status` (how the training ended,
+once it has) and `sent` (once MLflow has all of it).
 """
 
 import fcntl
@@ -11,6 +12,7 @@ import os
 import shutil
 import time
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from convloop.errors import BusyError
 
 FOLDER = Path("work") / "checkpoints"
 FINISHED = "FINISHED"
+LAST, BEFORE = "last.ckpt", "before.ckpt"
 _KEPT_COUNT = 5
 _PATIENCE_S = 1  # longer than another command looks whether a training runs
 
@@ -32,8 +35,13 @@ def state_folder(project: Path, **facts: Any) -> Path:
 
 
 @contextmanager
-def opened(state: Path) -> Iterator[Path | None]:
-    """Hold a training's folder and give the checkpoint to go on from, where one was left unfinished.
+def opened(state: Path, *, fresh: bool = False) -> Iterator[Path | None]:
+    """Hold a training's folder and give the state to go on from, where one was left unfinished.
+
+    A damaged state is put aside as `*.damaged`, and the one before it is given.
+
+    Args:
+        fresh: put aside whatever an unfinished training has left, and begin again.
 
     Raises:
         BusyError: another process is at the same training.
@@ -44,18 +52,47 @@ def opened(state: Path) -> Iterator[Path | None]:
             raise BusyError(f"This very training is running already; it holds {state}. Wait for it, or stop it first.")
         if status(state) == FINISHED:
             _set_aside(state)
+        elif fresh and (state / "record.json").exists():
+            _set_aside(state, with_checkpoints=True)
         (state / "status").unlink(missing_ok=True)
         (state / "sent").unlink(missing_ok=True)
         by_age = sorted(_states(state.parent), key=lambda folder: folder.stat().st_mtime, reverse=True)
         for old in [folder for folder in by_age if folder != state][_KEPT_COUNT - 1 :]:
             _thin_out(old)
+        for old in state.glob("*.damaged"):
+            old.unlink()
+        for name in (LAST, BEFORE):
+            if (state / name).exists() and not _is_sound(state / name):
+                os.replace(state / name, state / f"{name}.damaged")  # noqa: PTH105
         yield unfinished(state)
 
 
 def unfinished(state: Path) -> Path | None:
-    """Give the checkpoint to go on from, without touching anything."""
-    last = state / "last.ckpt"
-    return last if last.is_file() else None
+    """Give the newest sound state, without touching anything."""
+    return next((state / name for name in (LAST, BEFORE) if _is_sound(state / name)), None)
+
+
+def make_room(state: Path) -> None:
+    """Make the newest state the one before, which a kill leaves as the one to go on from until a newer one is whole."""
+    if (state / LAST).exists():
+        os.replace(state / LAST, state / BEFORE)  # noqa: PTH105 - one atomic step
+
+
+def _is_sound(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint is whole: PyTorch reads its structure, and each of its parts has its checksum (CRC-32).
+
+    PyTorch itself loads changed numbers without a word, since it skips the checksums that it writes.
+    """
+    if not checkpoint.exists():
+        return False
+    import torch
+
+    try:
+        torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except Exception:  # whatever a parser says of damaged bytes
+        return False
 
 
 def begin_record(state: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -144,14 +181,16 @@ def _thin_out(state: Path) -> None:
                 checkpoint.unlink()
 
 
-def _set_aside(state: Path) -> None:
+def _set_aside(state: Path, *, with_checkpoints: bool = False) -> None:
     """Make room for the same training to start afresh; what MLflow has not heard of the last one stays beside it."""
-    if (state / "record.json").exists() and not (state / "sent").exists():
+    if (state / "record.json").exists() and (with_checkpoints or not (state / "sent").exists()):
         aside = state.with_name(f"{state.name}-{read_record(state)['training_id'][:8]}")
         aside.mkdir(exist_ok=True)
-        for name in ("history.csv", "run_id", "status", "record.json"):
+        for name in ("history.csv", "run_id", "status", "sent", "record.json"):
             if (state / name).exists():
                 shutil.copyfile(state / name, aside / name)
+        for checkpoint in state.glob("*.ckpt") if with_checkpoints else ():
+            os.replace(checkpoint, aside / checkpoint.name)  # noqa: PTH105 - over a copy of an attempt that was killed
     last = {"record.json": 1, "status": 2}  # killed before it is through, this begins again
     for entry in sorted(state.iterdir(), key=lambda entry: last.get(entry.name, 0)):
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

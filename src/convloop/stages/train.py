@@ -1,7 +1,9 @@
 """train: data/raw, data/landed, data/prepared -> models/model, reports/train."""
 
 import json
+import os
 import shutil
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,11 +41,15 @@ _INPUTS = ("data/raw", "data/landed/manifest.json", "data/prepared")
 _START_IMAGE_COUNT = 5000
 
 
-def train(params: "Params", project: Path, tracker: "Tracker") -> None:
+def train(params: "Params", project: Path, tracker: "Tracker", *, fresh: bool = False) -> None:
     """Train the net under one MLflow run, going on from where the same training was cut off.
 
     Under several devices every rank runs this; only the lead records and writes.
+
+    Args:
+        fresh: begin again, with what was trained before put aside; a restart by torchrun goes on all the same.
     """
+    fresh = fresh and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     settings = params.train
     images = open_images(project / "data/raw", project / "data/landed")
     prepared = read_prepared(project / "data/prepared", images)
@@ -74,8 +80,10 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     weights_K = None
     if settings.class_weights == "inverse_frequency":
         weights_K = inverse_frequency(torch.from_numpy(images.labels_N[train_indices]), len(images.classes))
-    with opened(state) if is_lead() else nullcontext(unfinished(state)) as resume_from:
+    with opened(state, fresh=fresh) if is_lead() else nullcontext(None if fresh else unfinished(state)) as resume_from:
         if is_lead():
+            for damaged in sorted(state.glob("*.damaged")):
+                print(f"{damaged.relative_to(project)} is put aside: it is damaged.", file=sys.stderr)
             record = begin_record(state, {"name": _run_name(params)} | record)
             print(net_text, flush=True)
             if resume_from:

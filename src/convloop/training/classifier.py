@@ -11,6 +11,7 @@ from convloop.core.augment import Mix, augmented, generator_of
 from convloop.core.curves import CURVES
 from convloop.core.package import logits_of, normalise
 from convloop.errors import TrainingError
+from convloop.training.loaders import Batch
 from convloop.training.optimizers import OPTIMIZERS
 from convloop.training.recipe import Recipe
 
@@ -33,11 +34,26 @@ class Sums:
 
     def means(self) -> tuple[float, float]:
         """Give mean loss and accuracy over all ranks."""
-        sums_3 = self.sums_3.clone()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums_3)
-        loss, right, count = sums_3.tolist()
+        loss, right, count = self.of_all_ranks().sum(0).tolist()
         return loss / count, right / count
+
+    def of_all_ranks(self) -> Tensor:
+        """Give the sums of each rank, on the CPU; all ranks have to ask."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self.sums_3.cpu()[None]
+        sums_R3 = [torch.empty_like(self.sums_3) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(sums_R3, self.sums_3)
+        return torch.stack(sums_R3).cpu()
+
+    @classmethod
+    def resumed(cls, sums_R3: Tensor, rank: int, world_size: int, device: torch.device) -> "Sums":
+        """Take up a rank's sums again; where there are now more or fewer ranks, the lead takes them all."""
+        sums = cls(device)
+        if len(sums_R3) == world_size:
+            sums.sums_3 += sums_R3[rank].to(device)
+        elif rank == 0:
+            sums.sums_3 += sums_R3.sum(0).to(device)
+        return sums
 
 
 def inverse_frequency(labels_N: Tensor, class_count: int) -> Tensor:
@@ -55,8 +71,8 @@ def training_loss(
 ) -> Tensor:
     """Give the mean cross-entropy, each image weighted by its class; mixed images have a share of two labels.
 
-    The weighted sum is divided by the number of images, not by the sum of this batch's weights as PyTorch would: ranks
-    hold equally many images but unequal weights, so only this mean is the same however a batch is cut.
+    The weighted sum is divided by the number of images, not by the sum of this batch's weights as PyTorch would: only
+    this mean, weighed by the images that a rank holds, is the same however a batch is cut.
     """
     if mix is not None:
         own = training_loss(logits_NK, labels_N, weights_K, smoothing_share)
@@ -113,8 +129,8 @@ class Classifier(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._train_sums = Sums(self.device)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        images_NHWC, labels_N = batch
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        images_NHWC, labels_N, weight = batch
         images_NCHW, mix = augmented(
             images_NHWC,
             self.recipe.augment,
@@ -126,11 +142,12 @@ class Classifier(pl.LightningModule):
         logits_NK = self.net(images_NCHW)
         weights_K = cast(Tensor | None, self.weights_K)
         loss = training_loss(logits_NK.float(), labels_N, weights_K, self.recipe.label_smoothing_share, mix)
-        larger_N = labels_N if mix is None or mix.share >= 0.5 else labels_N[mix.partner_N]
-        self._train_sums.add(loss, logits_NK, larger_N)
+        if weight:
+            larger_N = labels_N if mix is None or mix.share >= 0.5 else labels_N[mix.partner_N]
+            self._train_sums.add(loss, logits_NK, larger_N)
         if batch_index % _CHECK_EVERY_STEP_COUNT == 0:
             self._check_finite()
-        return loss
+        return loss if weight == 1 else loss * weight
 
     def on_validation_epoch_start(self) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -138,10 +155,11 @@ class Classifier(pl.LightningModule):
                 torch.distributed.broadcast(statistics, 0)
         self._val_sums = Sums(self.device)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        images_NHWC, labels_N = batch
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        images_NHWC, labels_N, weight = batch
         logits_NK = self(images_NHWC)
-        self._val_sums.add(cross_entropy(logits_NK.float(), labels_N), logits_NK, labels_N)
+        if weight:
+            self._val_sums.add(cross_entropy(logits_NK.float(), labels_N), logits_NK, labels_N)
 
     def on_validation_epoch_end(self) -> None:
         self._check_finite()

@@ -30,14 +30,19 @@ class History(Checkpoint):
         self.rows: list[Row] = []
         self._file, self._run, self._image_count, self._epochs = file, run, image_count, epochs
         self._started_s = self._started_cpu_s = 0.0
+        self._spent_s = self._spent_cpu_s = 0.0  # on this epoch, before it was cut off
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        spent_s, spent_cpu_s = time.monotonic() - self._started_s, time.process_time() - self._started_cpu_s
+        return {"rows": self.rows, "spent_s": spent_s, "spent_cpu_s": spent_cpu_s}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+        self._spent_s, self._spent_cpu_s = state_dict["spent_s"], state_dict["spent_cpu_s"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started_s = time.monotonic() - self._spent_s
+        self._started_cpu_s = time.process_time() - self._spent_cpu_s
         if is_lead() and self.rows:
             write_history(self._file, self.rows)
             for row in self.rows:

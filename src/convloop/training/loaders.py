@@ -6,12 +6,17 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+# A rank's share of a batch: images_NHWC, labels_N, and what its mean loss weighs in the mean over ranks. That is 1 where
+# all ranks hold as many images, and 0 where this one holds none: then one image of another rank stands in, since every
+# rank has to take part in each step.
+Batch = tuple[Tensor, Tensor, float]
+
 
 class ShuffledBatches:
     """Yield this rank's share of each shuffled batch; an epoch's order depends on seed and epoch alone.
 
-    The last batch may be short. Under several ranks it is cut to a size that they share evenly, so up to
-    world_size - 1 images, other ones in each epoch, sit out.
+    The last batch may be short, and then its shares may differ by one image. What Lightning keeps of a loader is the
+    place in the epoch: a training that goes on in the middle of one is given the batches that are left.
 
     Args:
         sampling: `shuffled` shows each image once an epoch; `balanced` shows as many images of every class, and as
@@ -34,19 +39,34 @@ class ShuffledBatches:
         self._sampling = sampling
         self._batch_size, self._seed, self._epoch = batch_size, seed, epoch
         self._rank, self._world_size = rank, world_size
-        self._count = len(labels_N) // world_size * world_size
+        self._place = {"epoch": 0, "batch": 0}
 
     def __len__(self) -> int:
-        return -(-self._count // self._batch_size)
+        return -(-len(self._labels_N) // self._batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch())
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self._epoch()
+        first = self._place["batch"] if self._place["epoch"] == epoch else 0
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
         order_N = torch.randperm(len(self._labels_N), generator=generator)
         if self._sampling == "balanced":
             order_N = balanced_draw(self._labels_N, generator)[order_N]
-        for batch_B in torch.split(order_N[: self._count], self._batch_size):
-            own_B = batch_B[self._rank :: self._world_size]
-            yield self._images_NHWC.index_select(0, own_B), self._labels_N.index_select(0, own_B)
+        for number, batch_B in enumerate(torch.split(order_N, self._batch_size)[first:], first + 1):
+            self._place = {"epoch": epoch, "batch": number}
+            own_B, weight = _share(batch_B, self._rank, self._world_size)
+            yield self._images_NHWC.index_select(0, own_B), self._labels_N.index_select(0, own_B), weight
+
+    def state_dict(self) -> dict[str, int]:
+        return self._place
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._place = state_dict
+
+
+def _share(batch_B: Tensor, rank: int, world_size: int) -> tuple[Tensor, float]:
+    """Give a rank's indices of a batch, and the weight of their mean."""
+    own_B = batch_B[rank::world_size]
+    return (own_B, len(own_B) * world_size / len(batch_B)) if len(own_B) else (batch_B[:1], 0.0)
 
 
 def balanced_draw(labels_N: Tensor, generator: torch.Generator) -> Tensor:
@@ -68,20 +88,24 @@ def balanced_draw(labels_N: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class OrderedBatches:
-    """Yield this rank's images in order, each exactly once over all ranks, none padded."""
+    """Yield this rank's share of the images in order, each image once over all ranks.
+
+    All ranks yield as many batches: one more forward pass on one of them would leave it waiting for the others.
+    """
 
     def __init__(self, images_NHWC: Tensor, labels_N: Tensor, *, batch_size: int, rank: int, world_size: int) -> None:
-        self._images_NHWC = images_NHWC[rank::world_size]
-        self._labels_N = labels_N[rank::world_size]
-        self._batch_size = batch_size
+        self._images_NHWC, self._labels_N = images_NHWC, labels_N
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
 
     def __len__(self) -> int:
         return -(-len(self._labels_N) // self._batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(
-            torch.split(self._images_NHWC, self._batch_size), torch.split(self._labels_N, self._batch_size), strict=True
-        )
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self._labels_N), self._batch_size):
+            batch_B = torch.arange(first, min(first + self._batch_size, len(self._labels_N)))
+            own_B, weight = _share(batch_B, self._rank, self._world_size)
+            own = slice(int(own_B[0]), int(own_B[-1]) + 1, self._world_size)
+            yield self._images_NHWC[own], self._labels_N[own], weight
 
 
 class Batches(pl.LightningDataModule):
@@ -118,7 +142,7 @@ class Batches(pl.LightningDataModule):
         assert trainer is not None
         return OrderedBatches(
             *self._val,
-            batch_size=max(self._batch_size, 512),
+            batch_size=max(self._batch_size, 512 * trainer.world_size),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )

@@ -13,14 +13,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
+from convloop.core.ranks import is_lead
 from convloop.errors import DeviceError, ParamsError, TrainingError
 from convloop.training.callbacks import recipe_callbacks
-from convloop.training.checkpoints import checkpoint_callbacks
+from convloop.training.checkpoints import DurableFiles, checkpoint_callbacks
 from convloop.training.classifier import Classifier
 from convloop.training.history import History
 from convloop.training.loaders import Batches
 from convloop.training.memory import keep_freed_memory
-from convloop.training.signals import StopSignals
+from convloop.training.signals import LOST_RANK, StopSignals
 
 if TYPE_CHECKING:
     from convloop.config import TrainParams
@@ -60,7 +61,7 @@ def fit(
     """Train to the end, going on from `resume_from` where it is given.
 
     Raises:
-        Stopped: Ctrl-C or SIGTERM; the last whole epoch is kept in `state`.
+        Stopped: Ctrl-C or SIGTERM; `state` holds all that was trained.
         DeviceError: this machine lacks the accelerator or devices.
         ParamsError: the devices found cannot share a batch evenly.
         TrainingError: the loss was not a number, or another rank was lost.
@@ -77,7 +78,14 @@ def fit(
             strategy=STRATEGIES[settings.strategy],
             precision=_PRECISIONS[settings.precision],
             max_epochs=settings.epochs,
-            callbacks=[stop, *bar, *recipe_callbacks(settings), *checkpoint_callbacks(state), history],
+            callbacks=[
+                stop,
+                *bar,
+                *recipe_callbacks(settings),
+                *checkpoint_callbacks(state, stop, settings.seed, settings.save_every_s),
+                history,
+            ],
+            plugins=[DurableFiles()],
             logger=False,
             enable_progress_bar=bool(bar),
             enable_model_summary=False,
@@ -105,14 +113,11 @@ def fit(
     except RuntimeError as error:
         if stop.lost_rank is None:
             raise
-        raise TrainingError(
-            f"{stop.lost_rank}, so the others cannot go on. What it said itself is above; SIGKILL without a word is often "
-            "too little memory. The same command goes on from the last whole epoch."
-        ) from error
+        raise TrainingError(f"{stop.lost_rank}, {LOST_RANK}") from error
     finally:
         stop.give_back()
     if stop.exit_code is not None:
-        raise Stopped(stop.exit_code)
+        raise Stopped(stop.exit_code) if is_lead() else SystemExit(stop.exit_code)
     chosen = torch.load(state / f"{settings.keep}.ckpt", map_location="cpu", weights_only=True)
     weights = {
         name.removeprefix("net."): tensor for name, tensor in chosen["state_dict"].items() if name.startswith("net.")
