@@ -150,7 +150,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do(tmp_path: Path, recorder
         )
 
     assert str(error.value) == (
-        "The loss was nan or infinite by step 0 (epoch 1, lr 0.002). Lower train.lr; nothing was learned yet."
+        "The loss was nan by step 1 (epoch 1, lr 0.002). Lower train.lr; nothing was learned yet."
     )
 
 

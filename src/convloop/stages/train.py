@@ -18,7 +18,7 @@ from convloop.core.history import Row, read_history
 from convloop.core.images import Images, open_images, read_manifest
 from convloop.core.nets import NETS
 from convloop.core.package import with_digest
-from convloop.core.prepared import read_prepared
+from convloop.core.prepared import Prepared, read_prepared
 from convloop.core.ranks import is_lead
 from convloop.core.split import TRAIN, VAL
 from convloop.core.state import begin_record, opened, state_folder, unfinished, write_record
@@ -44,8 +44,8 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     settings = params.train
     images = open_images(project / "data/raw", project / "data/landed")
     prepared = read_prepared(project / "data/prepared", images)
-    torch.manual_seed(settings.seed)
-    net = build_net(settings, images)
+    classifier = new_classifier(settings, images, prepared)
+    net = classifier.net
     net_text = as_text(summarise(net, images.shape_HWC[0], images.shape_HWC[2]))
     record = lineage.describe(project, params.flat("generate", "prepare", "train"), _INPUTS)
     state = state_folder(
@@ -54,17 +54,6 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
         inputs=record["inputs"],
         code=lineage.code_digest(Path(__file__).parents[1]),
     )
-    train_indices = prepared.indices(TRAIN)
-    batches = Batches(
-        _tensors(images, train_indices),
-        _tensors(images, prepared.indices(VAL)),
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        sampling=settings.sampling,
-    )
-    weights_K = None
-    if settings.class_weights == "inverse_frequency":
-        weights_K = inverse_frequency(torch.from_numpy(images.labels_N[train_indices]), len(images.classes))
     with opened(state) if is_lead() else nullcontext(unfinished(state)) as resume_from:
         if is_lead():
             record = begin_record(state, {"name": _run_name(params)} | record)
@@ -76,10 +65,10 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
             run.log_tags(record["tags"])
             run.log_inputs(record["inputs"])
             fitted = fit(
-                Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K),
-                batches,
+                classifier,
+                read_batches(settings, images, prepared),
                 settings,
-                image_count=len(train_indices),
+                image_count=len(prepared.indices(TRAIN)),
                 state=state,
                 resume_from=resume_from,
                 run=run,
@@ -125,6 +114,32 @@ def _write(
         write_package(package, net, card)
         note = {"run_id": run_id, "training_id": record["training_id"], "name": record["name"]}
         (package / "run.json").write_text(json.dumps(note))
+
+
+def new_classifier(settings: "TrainParams", images: Images, prepared: Prepared) -> Classifier:
+    """Build what is to be trained, with the first weights of its seed.
+
+    Raises:
+        ParamsError: the images are too small for the net.
+    """
+    torch.manual_seed(settings.seed)
+    net = build_net(settings, images)
+    weights_K = None
+    if settings.class_weights == "inverse_frequency":
+        labels_N = torch.from_numpy(images.labels_N[prepared.indices(TRAIN)])
+        weights_K = inverse_frequency(labels_N, len(images.classes))
+    return Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K)
+
+
+def read_batches(settings: "TrainParams", images: Images, prepared: Prepared) -> Batches:
+    """Read the images of train and val into memory."""
+    return Batches(
+        _tensors(images, prepared.indices(TRAIN)),
+        _tensors(images, prepared.indices(VAL)),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        sampling=settings.sampling,
+    )
 
 
 def build_net(settings: "TrainParams", images: Images) -> nn.Sequential:

@@ -8,9 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from convloop.core.package import normalise
-from convloop.errors import TrainingError
-
-_CHECK_EVERY_STEP_COUNT = 50
 
 
 class Sums:
@@ -90,8 +87,6 @@ class Classifier(pl.LightningModule):
         logits_NK = self(images_NHWC)
         loss = training_loss(logits_NK.float(), labels_N, cast(Tensor | None, self.weights_K))
         self._train_sums.add(loss, logits_NK, labels_N)
-        if batch_index % _CHECK_EVERY_STEP_COUNT == 0:
-            self._check_finite()
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -103,7 +98,6 @@ class Classifier(pl.LightningModule):
         self._val_sums.add(cross_entropy(logits_NK.float(), labels_N), logits_NK, labels_N)
 
     def on_validation_epoch_end(self) -> None:
-        self._check_finite()
         train_loss, train_accuracy = self._train_sums.means()
         val_loss, val_accuracy = self._val_sums.means()
         self.means = {
@@ -113,15 +107,3 @@ class Classifier(pl.LightningModule):
             "val/accuracy": val_accuracy,
         }
         self.log("val/accuracy", val_accuracy)  # for the checkpoint of the best epoch
-
-    def _check_finite(self) -> None:
-        if not torch.isfinite(self._train_sums.sums_3[0]):
-            kept = (
-                f"the state after epoch {self.current_epoch} is kept"
-                if self.current_epoch
-                else "nothing was learned yet"
-            )
-            raise TrainingError(
-                f"The loss was nan or infinite by step {self.global_step} (epoch {self.current_epoch + 1}, lr {self.lr:g}). "
-                f"Lower train.lr; {kept}."
-            )
