@@ -199,7 +199,7 @@ class Params(Section):
     def flat(self, *sections: str) -> dict[str, Any]:
         """List the values of some sections under dotted keys; what is left to the net is left out."""
         tree = self.model_dump(by_alias=True, exclude_none=True)
-        return dict(_flat({name: tree[name] for name in sections}, ""))
+        return dict(flatten({name: tree[name] for name in sections}))
 
 
 def load(file: Path, overrides: tuple[str, ...] = ()) -> Params:
@@ -228,10 +228,11 @@ def check(tree: dict[str, Any]) -> Params:
     return params
 
 
-def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List the values of nested sections under dotted keys."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -23,7 +23,7 @@ tracking.experiment tracking.timeout_s
 """
 
 WORDS = (
-    "generate prepare train evaluate register run predict models show verify compare ingest takedown retrain schedule "
+    "generate prepare train evaluate register run tune predict models show verify compare ingest takedown retrain schedule "
     "sync store ui doctor"
 )
 
