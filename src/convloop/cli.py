@@ -51,6 +51,7 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt as stopped:
         exit_code: int = getattr(stopped, "exit_code", 130)
         kept = " The same command goes on from the last whole epoch." if hasattr(stopped, "exit_code") else ""
+        kept = kept or getattr(stopped, "kept", "")
         print(f"convloop: stopped.{kept}", file=sys.stderr)
         return exit_code
     except BrokenPipeError:
@@ -144,11 +145,20 @@ def _add_tune(word: argparse.ArgumentParser) -> None:
     for name, does in (
         ("lr", "the learning rate at which the loss falls fastest"),
         ("batch", "images/s and memory of growing batches; the smallest that is about as fast as any"),
+        ("search", "better params within tune.space, by Optuna; stopped, the same command goes on"),
     ):
         one = words.add_parser(name, help=does)
         _add_set(one)
         one.add_argument("--apply", action="store_true", help="write the answer into params.yaml")
         one.set_defaults(command=lambda arguments, name=name: _tune(name, arguments))
+    one = words.add_parser("repeats", help="the same training under several seeds: how far noise goes")
+    _add_set(one)
+    one.add_argument("count", type=int, metavar="COUNT", help="seeds, such as 5")
+    one.set_defaults(command=_tune_repeats)
+    one = words.add_parser("trial")
+    one.add_argument("folder", type=Path)
+    one.add_argument("parent_pid", type=int)
+    one.set_defaults(command=_tune_trial)
     one = words.add_parser("apply", help="write a patch into params.yaml")
     one.add_argument("patch", type=Path, metavar="FILE", help="such as work/tune/lr/patch.yaml")
     one.set_defaults(command=_tune_apply)
@@ -227,6 +237,22 @@ def _tune(name: str, arguments: argparse.Namespace) -> int:
 
     find = getattr(import_module(f"convloop.tune.{name}"), f"tune_{name}")
     find(_project(), _load(arguments.overrides), apply=arguments.apply)
+    return 0
+
+
+def _tune_repeats(arguments: argparse.Namespace) -> int:
+    from convloop.tune.repeats import tune_repeats
+
+    tune_repeats(_project(), _load(arguments.overrides), arguments.count)
+    return 0
+
+
+def _tune_trial(arguments: argparse.Namespace) -> int:
+    from convloop.processes import follow_parent
+    from convloop.tune.trials import train_trial
+
+    follow_parent()
+    train_trial(_project(), arguments.folder, arguments.parent_pid)
     return 0
 
 

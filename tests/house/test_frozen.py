@@ -20,6 +20,7 @@ train.accelerator train.devices train.strategy train.precision
 evaluate.batch_size evaluate.worst_image_count
 register.model_name register.min_accuracy_share register.min_gain_share register.max_loss_share
 tracking.experiment tracking.timeout_s
+tune.space tune.trial_count tune.epochs tune.pruner
 """
 
 WORDS = (

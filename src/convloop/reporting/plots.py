@@ -88,6 +88,17 @@ def plot_batch_sizes(sizes: list[int], images_per_s: list[float], chosen: int, f
     _save(figure, file)
 
 
+def plot_search(values: list[tuple[int, float | None]], file: Path) -> None:
+    """Draw what each complete trial of a search reached, and the best so far."""
+    figure, axes = _figure(1, 1, (6.5, 3.8))
+    numbers, reached = [number for number, _ in values], [value or 0.0 for _, value in values]
+    axes.plot(numbers, reached, color=_TRAIN, marker="o", linestyle="", label="trial")
+    axes.step(numbers, np.maximum.accumulate(reached), color=_VAL, where="post", label="best so far")
+    axes.set(xlabel="trial", ylabel="val accuracy")
+    axes.legend(frameon=False)
+    _save(figure, file)
+
+
 def _figure(rows: int, columns: int, size_inches: tuple[float, float]) -> tuple[Any, Any]:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg

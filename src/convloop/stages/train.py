@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from convloop.config import Params, TrainParams
     from convloop.tracking import Tracker
 
-_INPUTS = ("data/raw", "data/landed/manifest.json", "data/prepared")
+INPUTS = ("data/raw", "data/landed/manifest.json", "data/prepared")
 
 
 def train(params: "Params", project: Path, tracker: "Tracker") -> None:
@@ -47,7 +47,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     classifier = new_classifier(settings, images, prepared)
     net = classifier.net
     net_text = as_text(summarise(net, images.shape_HWC[0], images.shape_HWC[2]))
-    record = lineage.describe(project, params.flat("generate", "prepare", "train"), _INPUTS)
+    record = lineage.describe(project, params.flat("generate", "prepare", "train"), INPUTS)
     state = state_folder(
         project,
         params=record["params"],

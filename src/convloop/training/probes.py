@@ -26,6 +26,7 @@ _SMOOTHING = 0.9
 _WARM_UP_STEP_COUNT = 3
 _TRACED_STEP_COUNT = 10
 _TABLE_ROW_COUNT = 30
+_SCORED_IMAGE_COUNT = 512
 
 
 class _Ramp(pl.Callback):
@@ -142,3 +143,15 @@ class _EachStep(pl.Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._profiler.step()
+
+
+def accuracy(classifier: Classifier, images_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> float:
+    """Give the share of images that a trained classifier answers rightly, each counted once."""
+    classifier.eval()
+    right_count = 0
+    with torch.inference_mode():
+        for start in range(0, len(labels_N), _SCORED_IMAGE_COUNT):
+            part = slice(start, start + _SCORED_IMAGE_COUNT)
+            answers_N = classifier(torch.from_numpy(images_NHWC[part]).to(classifier.device)).argmax(1).cpu()
+            right_count += int((answers_N == torch.from_numpy(labels_N[part])).sum())
+    return right_count / len(labels_N)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from convloop.config import check, flatten
+from convloop.config import check, flatten, with_value
 from convloop.core.folders import write_text
 from convloop.errors import ParamsError
 from convloop.params_file import FILE_NAME, read_tree, write_values
@@ -23,8 +23,8 @@ def give_answer(project: Path, what: str, values: dict[str, Any], *, apply: bool
     if apply:
         apply_patch(project, file)
         return
-    print(f"{file.relative_to(project)}: {' '.join(_said(values))}")
-    print(f"Try it: dvc exp run {' '.join(f'-S {word}' for word in _said(values))}")
+    print(f"{file.relative_to(project)}: {' '.join(said(values))}")
+    print(f"Try it: dvc exp run {' '.join(f'-S {word}' for word in said(values))}")
     print(f"Write it into {FILE_NAME}: convloop tune apply {file.relative_to(project)}")
 
 
@@ -39,17 +39,14 @@ def apply_patch(project: Path, patch: Path) -> None:
     values = dict(flatten(read_tree(patch)))
     tree = read_tree(project / FILE_NAME)
     for key, value in values.items():
-        section = tree
-        *above, last = key.split(".")
-        for name in above:
-            section = section.setdefault(name, {})
-        section[last] = value
+        with_value(tree, key, value)
     check(tree)
     write_values(project / FILE_NAME, values)
-    print(f"{FILE_NAME} now has {' '.join(_said(values))}. Train with it: dvc repro")
+    print(f"{FILE_NAME} now has {' '.join(said(values))}. Train with it: dvc repro")
 
 
-def _said(values: dict[str, Any]) -> list[str]:
+def said(values: dict[str, Any]) -> list[str]:
+    """Write values as `--set` and `dvc exp run -S` take them."""
     return [f"{key}={_text(value)}" for key, value in values.items()]
 
 
