@@ -37,12 +37,17 @@ class _Ramp(pl.Callback):
         self.losses: list[float] = []
         self._mean = self._least = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A group with a rate of its own keeps its part of the whole; a schedule notes where it began.
+        assert isinstance(pl_module, Classifier)
+        self._parts = [group.get("initial_lr", group["lr"]) / pl_module.lr for group in _groups(trainer)]
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         lr = float(self._lrs_S[min(len(self.losses), len(self._lrs_S) - 1)])
-        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
-            group["lr"] = lr
+        for group, part in zip(_groups(trainer), self._parts, strict=True):
+            group["lr"] = part * lr
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,6 +61,10 @@ class _Ramp(pl.Callback):
             self._least = smooth if count == 1 else min(self._least, smooth)
         if not isfinite(loss) or smooth > _RUN_AWAY_FACTOR * self._least:
             trainer.should_stop = True
+
+
+def _groups(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
 
 
 def ramp_losses(
