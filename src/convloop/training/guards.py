@@ -4,7 +4,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from torch import OutOfMemoryError
+import torch
 
 from convloop.errors import TrainingError
 from convloop.training.classifier import Classifier
@@ -22,11 +22,14 @@ _LEAST_START_LOSS = 1.0  # a net that begins with almost no loss may lose more t
 class LossWatch(pl.Callback):
     """Look at the training loss now and then: not a number, or far above its start for good, ends the training.
 
-    Looking at sums that are added up on the device keeps all other steps free of waiting.
+    Looking at sums that are added up on the device keeps all other steps free of waiting. The loss alone does not tell a
+    net that steps far too large have ended: with no unit left that answers to its input it gives every image the same
+    answer, its loss falls back to that of guessing, and no gradient ever moves it again.
 
     Raises:
-        TrainingError: the loss is nan or infinite; or for fifty steps and more every look found a mean loss since the
-            last one above four times that of the first step, from which a rate that is merely high recovers sooner.
+        TrainingError: the loss is nan or infinite; the net gives all images of a batch the very same answer; or for
+            fifty steps and more every look found a mean loss since the last one above four times that of the first
+            step, from which a rate that is merely high recovers sooner.
     """
 
     def __init__(self) -> None:
@@ -48,9 +51,24 @@ class LossWatch(pl.Callback):
     ) -> None:
         if batch_idx % _LOOK_EVERY_STEP_COUNT == 0:
             self._look(trainer, pl_module)
+        looks, left = divmod(batch_idx, _LOOK_EVERY_STEP_COUNT)
+        if trainer.current_epoch == 0 and left == 0 and looks.bit_count() == 1:  # after 50, 100, 200, 400, ... steps
+            self._ask(trainer, pl_module, batch[0])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._look(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == 0:
+            self._ask(trainer, pl_module, batch[0])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The last step may have broken the weights after its loss was taken; they must not be kept as the state.
@@ -81,11 +99,26 @@ class LossWatch(pl.Callback):
                 f"Lower train.lr, or have one found: convloop tune lr; {_kept(trainer)}."
             )
 
+    def _ask(self, trainer: pl.Trainer, pl_module: pl.LightningModule, images_NHWC: torch.Tensor) -> None:
+        """Make sure that not all images get the very same answer."""
+        assert isinstance(pl_module, Classifier)
+        was_training = pl_module.training
+        pl_module.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            logits_NK = pl_module(images_NHWC)
+        pl_module.train(was_training)
+        if len(logits_NK) > 1 and bool((logits_NK == logits_NK[0]).all()):
+            raise TrainingError(
+                f"The net gives every image the same answer by step {trainer.global_step} (epoch {trainer.current_epoch + 1}, "
+                f"lr {pl_module.lr:g}): too large a rate has ended all that it had learned. Lower train.lr, or have one found: "
+                f"convloop tune lr; {_kept(trainer)}."
+            )
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether a device, PyTorch's allocator of the CPU, or Python itself ran out of memory."""
     said = ("DefaultCPUAllocator: can't allocate", "std::bad_alloc", "unable to mmap")
-    return isinstance(error, OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
 
 
 def out_of_memory(batch_size: int, world_size: int, trains_with: "Callable[[int], None]") -> TrainingError:
