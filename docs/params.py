@@ -37,9 +37,17 @@ def _rows(section: type[Section], prefix: str) -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             rows += _rows(field.annotation, f"{prefix}{name}.")
         else:
-            default = "" if field.default is None else f"`{field.default}`"
+            default = "" if field.default is None else f"`{_shown(field.default)}`"
             rows.append(f"| `{prefix}{name}` | {default} | {_allowed(field)} | {field.description or ''} |")
     return rows
+
+
+def _shown(default: Any) -> Any:
+    """Write nested sections as params.yaml would."""
+    if not isinstance(default, dict):
+        return default
+    sections = {key: section.model_dump(exclude_defaults=True) for key, section in default.items()}
+    return str(sections).replace("'", "").replace("True", "true")
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -66,6 +74,8 @@ def _kind(annotation: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
     if hasattr(annotation, "__metadata__"):
         return _kind(get_args(annotation)[0])
+    if get_origin(annotation) is dict:
+        return "keys with values of their own"
     if get_origin(annotation) is list:
         return f"list of {_kind(get_args(annotation)[0])}s"
     names = {int: "whole number", float: "number", str: "text", type(None): ""}

@@ -121,3 +121,31 @@ def test_name_of_two_runs_asks_for_the_id(project: Path, params: Params) -> None
     said = str(raised.value)
     assert said.startswith('2 runs are called "one". Say which by its id: ')
     assert set(said.removesuffix(".").partition("id: ")[2].split(", ")) == {run_id[:8] for run_id in ids}
+
+
+# The noise of seeds, where it was measured
+
+
+def _repeats(project: Path, lr: float) -> None:
+    (project / "work/tune").mkdir(parents=True)
+    found = {
+        "params": {"train.lr": lr, "train.epochs": 2},
+        "test_accuracy": {"count": 5, "mean": 0.9, "deviation": 0.01, "low": 0.88, "high": 0.92, "floor": 0.0393},
+    }
+    (project / "work/tune/repeats.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("lr", "about"), [(0.1, "these params"), (0.3, "other params than these; measure anew: convloop tune repeats 5")]
+)
+def test_noise_of_seeds_is_named_where_it_was_measured(
+    project: Path, params: Params, capsys: pytest.CaptureFixture[str], lr: float, about: str
+) -> None:
+    _run(project, "one", 0.1, [1])
+    _run(project, "two", 0.2, [1])
+    _repeats(project, lr)
+    compare(project, params, ["one", "two"])
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "Noise of seeds: two trainings whose test accuracy differs by less than 0.0393 may differ in their seed alone "
+        f"(5 seeds, 0.9000 on the mean, of {about})."
+    )

@@ -44,6 +44,9 @@ def test_params_of_the_repository_show_every_key_that_has_a_value() -> None:
     defaults["prepare"] = {key: value for key, value in defaults["prepare"].items() if value is not None}
     defaults["train"] = {key: value for key, value in defaults["train"].items() if value is not None}
     defaults["train"]["net"] = {"name": defaults["train"]["net"]["name"]}
+    shown, tune = tree.pop("tune"), defaults.pop("tune")
+    assert set(shown) == {key for key, value in tune.items() if value is not None}
+    assert check({"tune": shown}).tune == check({}).tune
     assert tree == defaults
 
 
@@ -69,7 +72,7 @@ def test_params_cannot_be_changed_later() -> None:
         (
             {"zzzz": {}},
             "params.yaml: zzzz is not a known key. "
-            "Known keys there: generate, prepare, train, evaluate, register, tracking.",
+            "Known keys there: generate, prepare, train, evaluate, register, tracking, tune.",
         ),
         ({"registration": {}}, "params.yaml: registration is not a known key. Did you mean register?"),
         (

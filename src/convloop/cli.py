@@ -51,6 +51,7 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt as stopped:
         exit_code: int = getattr(stopped, "exit_code", 130)
         kept = " The same command goes on from here." if hasattr(stopped, "exit_code") else ""
+        kept = kept or getattr(stopped, "kept", "")
         print(f"convloop: stopped.{kept}", file=sys.stderr)
         return exit_code
     except BrokenPipeError:
@@ -87,10 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         _add_set(word)
         if stage.name == "train":
             word.add_argument("--fresh", action="store_true", help="begin again where this training was cut off before")
+            word.add_argument("--profile", action="store_true", help="only trace a few steps, into work/profile")
         word.set_defaults(command=lambda arguments, name=stage.name: _run_stage(name, arguments))
     word = words.add_parser("run", help="all five stages without DVC, for debugging")
     _add_set(word)
     word.set_defaults(command=_run_all)
+    _add_tune(words.add_parser("tune", help="find a learning rate, a batch size, better params, the noise of seeds"))
     word = words.add_parser("predict", help="label images with the champion")
     word.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     word.set_defaults(command=_predict)
@@ -136,6 +139,30 @@ def _add_set(word: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="such as train.lr=0.01, for this run",
     )
+
+
+def _add_tune(word: argparse.ArgumentParser) -> None:
+    words = word.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, does in (
+        ("lr", "the learning rate at which the loss falls fastest"),
+        ("batch", "images/s and memory of growing batches; the smallest that is about as fast as any"),
+        ("search", "better params within tune.space, by Optuna; stopped, the same command goes on"),
+    ):
+        one = words.add_parser(name, help=does)
+        _add_set(one)
+        one.add_argument("--apply", action="store_true", help="write the answer into params.yaml")
+        one.set_defaults(command=lambda arguments, name=name: _tune(name, arguments))
+    one = words.add_parser("repeats", help="the same training under several seeds: how far noise goes")
+    _add_set(one)
+    one.add_argument("count", type=int, metavar="COUNT", help="seeds, such as 5")
+    one.set_defaults(command=_tune_repeats)
+    one = words.add_parser("trial")
+    one.add_argument("folder", type=Path)
+    one.add_argument("parent_pid", type=int)
+    one.set_defaults(command=_tune_trial)
+    one = words.add_parser("apply", help="write a patch into params.yaml")
+    one.add_argument("patch", type=Path, metavar="FILE", help="such as work/tune/lr/patch.yaml")
+    one.set_defaults(command=_tune_apply)
 
 
 def _add_store(word: argparse.ArgumentParser) -> None:
@@ -184,6 +211,11 @@ def _run_stage(name: str, arguments: argparse.Namespace) -> int:
 
     follow_parent()
     params = _load(arguments.overrides)
+    if getattr(arguments, "profile", False):
+        from convloop.tune.profile import profile_training
+
+        profile_training(_project(), params)
+        return 0
     options = {"fresh": True} if getattr(arguments, "fresh", False) else {}
     STAGES[name].run(params, _project(), _tracker(params), **options)
     return 0
@@ -199,6 +231,37 @@ def _run_all(arguments: argparse.Namespace) -> int:
         exit_code = run_convloop(name, *sets)
         if exit_code:
             return exit_code
+    return 0
+
+
+def _tune(name: str, arguments: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    find = getattr(import_module(f"convloop.tune.{name}"), f"tune_{name}")
+    find(_project(), _load(arguments.overrides), apply=arguments.apply)
+    return 0
+
+
+def _tune_repeats(arguments: argparse.Namespace) -> int:
+    from convloop.tune.repeats import tune_repeats
+
+    tune_repeats(_project(), _load(arguments.overrides), arguments.count)
+    return 0
+
+
+def _tune_trial(arguments: argparse.Namespace) -> int:
+    from convloop.processes import follow_parent
+    from convloop.tune.trials import train_trial
+
+    follow_parent()
+    train_trial(_project(), arguments.folder, arguments.parent_pid)
+    return 0
+
+
+def _tune_apply(arguments: argparse.Namespace) -> int:
+    from convloop.tune.answer import apply_patch
+
+    apply_patch(_project(), arguments.patch)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Compare runs: the params that differ, and the difference of test accuracy with its interval."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convloop.core.gate import compare as compare_pairs
+from convloop.core.noise import FILE
 from convloop.errors import TrackingError
 from convloop.lookup import Lookup
 from convloop.publish import TEST_SHA256
@@ -38,6 +40,8 @@ def compare(project: Path, params: "Params", words: list[str]) -> int:
     print(_as_text(table))
     for word, run, (content_N, right_N) in zip(words[1:], runs[1:], right[1:], strict=True):
         print(f"\n{word} against {words[0]}: {_difference(runs[0], *right[0], run, content_N, right_N)}")
+    if len(runs) > 1 and (project / FILE).is_file():
+        print(f"\n{_noise(project / FILE, runs)}")
     return 0
 
 
@@ -90,6 +94,19 @@ def _difference(
     if found.low_share <= 0 <= found.high_share:
         return f"{numbers} on the same {found.image_count:,} images: no difference shown."
     return f"{numbers} on the same {found.image_count:,} images: {'better' if found.gain_share > 0 else 'worse'}."
+
+
+def _noise(file: Path, runs: "list[Run]") -> str:
+    """Say how far seeds alone move the test accuracy, and whether that was measured on params of these runs."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    noise = found["test_accuracy"]
+    measured = {key: str(value) for key, value in found["params"].items() if key not in _NOT_THE_MODEL}
+    is_about_these = any(measured.items() <= run.data.params.items() for run in runs)
+    about = "these params" if is_about_these else "other params than these; measure anew: convloop tune repeats 5"
+    return (
+        f"Noise of seeds: two trainings whose test accuracy differs by less than {noise['floor']:.4f} may differ in their "
+        f"seed alone ({noise['count']} seeds, {noise['mean']:.4f} on the mean, of {about})."
+    )
 
 
 def _as_text(table: list[list[str]]) -> str:

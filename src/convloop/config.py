@@ -1,9 +1,9 @@
 """The Params tree: params.yaml, read once and checked at the door."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -250,6 +250,42 @@ class TrackingParams(Section):
     timeout_s: Annotated[int, Field(ge=1, le=600, description="wait for one answer of a tracking server")] = 5
 
 
+class RangeParams(Section):
+    """Values that a search may try: between two, or out of a list."""
+
+    low: Annotated[float | int | None, Field(description="least value; whole numbers give whole numbers")] = None
+    high: Annotated[float | int | None, Field(description="most")] = None
+    log: Annotated[bool, Field(description="as likely between 1 and 10 as between 10 and 100")] = False
+    choices: Annotated[list[bool | int | float | str] | None, Field(min_length=2, description="values to try")] = None
+
+    def ends(self) -> list[Any]:
+        """List the values of which all must be allowed."""
+        return self.choices if self.choices is not None else [self.low, self.high]
+
+
+_SPACE = {
+    "train.lr": RangeParams(low=1e-4, high=1e-2, log=True),
+    "train.batch_size": RangeParams(choices=[32, 64, 128, 256]),
+}
+
+
+class TuneParams(Section):
+    space: Annotated[
+        dict[str, RangeParams],
+        Field(
+            min_length=1,
+            description="keys of `train` that `convloop tune search` tries, each with `low` and `high` (and `log`) or `choices`",
+        ),
+    ] = _SPACE
+    trial_count: Annotated[Count, Field(le=10_000, description="trainings of a search; raise it to go on")] = 20
+    epochs: Annotated[int | None, Field(ge=1, le=10_000, description="of each trial; `train.epochs` when absent")] = (
+        None
+    )
+    pruner: Annotated[
+        Literal["median", "hyperband", "none"], Field(description="rule that stops a hopeless trial early")
+    ] = "median"
+
+
 class Params(Section):
     """All of params.yaml; what a file leaves out has the default given here."""
 
@@ -260,11 +296,12 @@ class Params(Section):
     # Every Python class that pydantic makes has a `register` of its own, so the field needs another name inside.
     registration: RegisterParams = Field(RegisterParams(), alias="register")
     tracking: TrackingParams = TrackingParams()
+    tune: TuneParams = TuneParams()
 
     def flat(self, *sections: str) -> dict[str, Any]:
         """List the values of some sections under dotted keys; what is left to the net is left out."""
         tree = self.model_dump(by_alias=True, exclude_none=True)
-        return dict(_flat({name: tree[name] for name in sections}, ""))
+        return dict(flatten({name: tree[name] for name in sections}))
 
 
 def load(file: Path, overrides: tuple[str, ...] = ()) -> Params:
@@ -293,10 +330,11 @@ def check(tree: dict[str, Any]) -> Params:
     return params
 
 
-def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List the values of nested sections under dotted keys."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -361,6 +399,8 @@ def _check_together(params: Params) -> None:
             f"{FILE_NAME}: train.class_weights is {params.train.class_weights} and train.sampling is balanced, "
             "which would correct the same imbalance twice. Set train.class_weights to none or train.sampling to shuffled."
         )
+    for key, values in params.tune.space.items():
+        _check_space(params, f"tune.space.{key}", key, values)
     devices = params.train.devices
     if isinstance(devices, int) and params.train.batch_size % devices:
         below = params.train.batch_size // devices * devices
@@ -370,7 +410,42 @@ def _check_together(params: Params) -> None:
         )
 
 
-def _lines(details: list[ErrorDetails]) -> list[str]:
+def _check_space(params: Params, where: str, key: str, values: RangeParams) -> None:
+    known = [key for key, _ in flatten(params.model_dump(include={"train"}))]
+    if key not in known:
+        near = get_close_matches(key, known, n=1, cutoff=0)
+        raise ParamsError(f"{FILE_NAME}: {where} is not a key of train. Did you mean tune.space.{near[0]}?")
+    if key in ("train.seed", "train.epochs"):
+        other = "convloop tune repeats" if key == "train.seed" else "tune.epochs"
+        raise ParamsError(f"{FILE_NAME}: {where} cannot be searched. Remove it, and use {other}.")
+    if (values.choices is None) == (values.low is None) or (values.low is None) != (values.high is None):
+        raise ParamsError(f"{FILE_NAME}: {where} needs either low and high, or choices.")
+    if values.low is not None and values.high is not None:
+        if values.low >= values.high:
+            raise ParamsError(
+                f"{FILE_NAME}: {where}.low is {values.low:g}; it must be less than high, {values.high:g}."
+            )
+        if values.log and values.low <= 0:
+            raise ParamsError(f"{FILE_NAME}: {where}.low is {values.low:g}; with log it must be more than 0.")
+    for value in values.ends():
+        try:
+            TrainParams.model_validate(with_value({"train": params.train.model_dump()}, key, value)["train"])
+        except ValidationError as error:
+            details = [{**detail, "loc": ("train", *detail["loc"])} for detail in error.errors(include_url=False)]
+            raise ParamsError(f"{_lines(details)[0]} It is in {where}.") from None
+
+
+def with_value(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Set a dotted key in nested sections, and give them back."""
+    *above, last = key.split(".")
+    section = tree
+    for name in above:
+        section = section.setdefault(name, {})
+    section[last] = value
+    return tree
+
+
+def _lines(details: Sequence[Any]) -> list[str]:
     """Word each mistake in one line, also where a key may hold a number or a word."""
     lines: dict[str, str] = {}
     for detail in details:
@@ -443,5 +518,8 @@ def _nearest_key(keys: list[str]) -> str:
 def _known_keys(keys: list[str]) -> list[str]:
     section: Any = Params
     for key in keys:
+        if get_origin(section) is dict:
+            section = get_args(section)[1]
+            continue
         section = next(field.annotation for name, field in section.model_fields.items() if key in (name, field.alias))
     return [field.alias or name for name, field in section.model_fields.items()]

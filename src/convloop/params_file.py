@@ -1,9 +1,11 @@
 """Read params.yaml as DVC reads it, and refuse what is not a plain tree of keys and values."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
@@ -82,3 +84,46 @@ def override(tree: dict[str, Any], assignment: str) -> None:
             raise ParamsError(f"{FILE_NAME}: {dotted} cannot be set, since {key} is a value and holds no keys.")
         tree = below
     tree[keys[-1]] = value
+
+
+def write_values(file: Path, values: dict[str, Any]) -> None:
+    """Set keys in a params file and leave its comments, its order and its other lines as they are.
+
+    Args:
+        values: dotted key -> plain value; sections that are not there yet are added.
+
+    Raises:
+        ParamsError: the file cannot be read, or a key on the way holds a value.
+    """
+    read_tree(file)
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    root = yaml.load(file.read_text(encoding="utf-8"))
+    tree = CommentedMap() if root is None else root
+    for dotted, value in values.items():
+        *above, last = dotted.split(".")
+        section = tree
+        for key in above:
+            if key not in section:
+                _add(section, key, CommentedMap())
+            section = section[key]
+            if not isinstance(section, CommentedMap):
+                raise ParamsError(f"{file.name}: {dotted} cannot be set, since {key} is a value and holds no keys.")
+        _add(section, last, value)
+    text = StringIO()
+    yaml.dump(tree, text)
+    building = file.with_name(f"{file.name}.tmp")
+    building.write_text(text.getvalue(), encoding="utf-8")
+    building.replace(file)
+
+
+def _add(section: CommentedMap, key: str, value: Any) -> None:
+    """Set a key; a new one comes before the last, to which the blank line behind a section belongs."""
+    if key in section:
+        section[key] = value
+    else:
+        section.insert(max(len(section) - 1, 0), key, value)

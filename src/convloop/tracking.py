@@ -5,6 +5,7 @@ Files come first: what a run shows can always be sent again from work/checkpoint
 
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 COMPLETE = "convloop.complete"
 TRAINING = "convloop.training"
 REBUILT = "convloop.rebuilt"
+_PARENT_PATIENCE_S = 60  # in a thread of its own, where nothing waits for it
 _STALE_S = 180  # several missed signs of life, and room for clocks that differ
 
 
@@ -118,6 +120,42 @@ class Tracker:
         with self._true_status(run):
             yield run
 
+    @contextmanager
+    def tuning_run(
+        self, folder: Path, name: str, tags: dict[str, str], parent: Run | None = None
+    ) -> Iterator[BackgroundRun]:
+        """Open the run of a search or of one trial under it, or go on with the one noted in `folder`.
+
+        Tuning has an experiment of its own: a trial is no model that could be registered.
+        """
+        client = store.client(self._project, self._settings.timeout_s)
+        if not (folder / "identity").is_file():
+            write_text(folder / "identity", uuid.uuid4().hex)
+        identity = (folder / "identity").read_text()
+
+        def open_run() -> MlflowRun:
+            give_up_s = time.monotonic() + _PARENT_PATIENCE_S
+            while parent is not None and parent.id is None:
+                if time.monotonic() > give_up_s:
+                    raise TrackingError("MLflow has not made the run above this one yet. Start the server.")
+                time.sleep(0.05)
+            above = {} if parent is None else {"mlflow.parentRunId": str(parent.id)}
+            note = folder / "run_id"
+            with self._answering():
+                experiment_id = self._experiment_id(client, "-tuning")
+                noted_id = note.read_text().strip() if note.is_file() else None
+                run_id = self._find(client, experiment_id, noted_id, identity)
+                if run_id:
+                    client.update_run(run_id, status="RUNNING")
+                else:
+                    run_id = self._create(client, experiment_id, name[:250], {**tags, **above, TRAINING: identity})
+            write_text(note, run_id)
+            return MlflowRun(client, self._project, self._settings.timeout_s, run_id)
+
+        run = BackgroundRun(open_run)
+        with self._true_status(run):
+            yield run
+
     def repair(self) -> list[str]:
         """End the runs that nobody could end: those of a killed process or a lost machine; give their names.
 
@@ -126,7 +164,10 @@ class Tracker:
         """
         client = self._connect()
         with self._answering():
-            found = [client.get_experiment_by_name(f"{self._settings.experiment}{end}") for end in ("", "-retraining")]
+            found = [
+                client.get_experiment_by_name(f"{self._settings.experiment}{end}")
+                for end in ("", "-retraining", "-tuning")
+            ]
             return self._repair(client, [experiment.experiment_id for experiment in found if experiment])
 
     def _repair(self, client: "MlflowClient", experiment_ids: list[str]) -> list[str]:

@@ -25,10 +25,10 @@ def test_stage_in_dvc_yaml_lists_exactly_its_data_its_code_and_its_outputs(name:
     assert _dvc_yaml()["stages"][name] == dvc_stage(STAGES[name]), "write it anew: python -m tests.house.closure"
 
 
-def test_every_section_of_params_but_tracking_belongs_to_one_stage() -> None:
+def test_every_section_of_params_but_tracking_and_tune_belongs_to_one_stage() -> None:
     sections = {field.alias or name for name, field in Params.model_fields.items()}
 
-    assert sections - {"tracking"} == {section for names in PARAMS.values() for section in names}
+    assert sections - {"tracking", "tune"} == {section for names in PARAMS.values() for section in names}
 
 
 def test_every_file_that_a_stage_reads_is_written_by_an_earlier_one_or_comes_with_git() -> None:

@@ -25,10 +25,11 @@ train.accelerator train.devices train.strategy train.precision
 evaluate.batch_size evaluate.worst_image_count
 register.model_name register.min_accuracy_share register.min_gain_share register.max_loss_share
 tracking.experiment tracking.timeout_s
+tune.space tune.trial_count tune.epochs tune.pruner
 """
 
 WORDS = (
-    "generate prepare train evaluate register run predict models show verify compare ingest takedown retrain schedule "
+    "generate prepare train evaluate register run tune predict models show verify compare ingest takedown retrain schedule "
     "sync store ui doctor"
 )
 

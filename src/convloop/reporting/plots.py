@@ -57,6 +57,48 @@ def plot_images(images_NHWC: NDArray[np.uint8], titles: list[str], title: str, f
     _save(figure, file)
 
 
+def plot_lr_range(
+    lrs_S: NDArray[np.float64],
+    losses_S: NDArray[np.float64],
+    smooth_losses_S: NDArray[np.float64],
+    chosen_lr: float,
+    file: Path,
+) -> None:
+    """Draw the loss of a range test over the learning rate, and the rate that was chosen."""
+    figure, axes = _figure(1, 1, (6.5, 3.8))
+    axes.plot(lrs_S, losses_S, color=_GRID, linewidth=1, label="loss of a step")
+    axes.plot(lrs_S, smooth_losses_S, color=_TRAIN, label="smoothed")
+    axes.axvline(chosen_lr, color=_VAL, label=f"train.lr {chosen_lr:g}")
+    axes.set(
+        xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.5 * smooth_losses_S[: len(lrs_S) // 2].max())
+    )
+    axes.legend(frameon=False)
+    _save(figure, file)
+
+
+def plot_batch_sizes(sizes: list[int], images_per_s: list[float], chosen: int, file: Path) -> None:
+    """Draw speed over batch size, and the size that was chosen."""
+    figure, axes = _figure(1, 1, (6.5, 3.8))
+    axes.plot(sizes, images_per_s, color=_TRAIN, marker="o")
+    axes.axvline(chosen, color=_VAL, label=f"train.batch_size {chosen}")
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="batch size", ylabel="images/s")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    _save(figure, file)
+
+
+def plot_search(values: list[tuple[int, float | None]], file: Path) -> None:
+    """Draw what each complete trial of a search reached, and the best so far."""
+    figure, axes = _figure(1, 1, (6.5, 3.8))
+    numbers, reached = [number for number, _ in values], [value or 0.0 for _, value in values]
+    axes.plot(numbers, reached, color=_TRAIN, marker="o", linestyle="", label="trial")
+    axes.step(numbers, np.maximum.accumulate(reached), color=_VAL, where="post", label="best so far")
+    axes.set(xlabel="trial", ylabel="val accuracy")
+    axes.legend(frameon=False)
+    _save(figure, file)
+
+
 def _figure(rows: int, columns: int, size_inches: tuple[float, float]) -> tuple[Any, Any]:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -21,7 +21,7 @@ from convloop.core.history import Row, read_history
 from convloop.core.images import Images, open_images, read_manifest
 from convloop.core.nets import STARTS, build
 from convloop.core.package import normalise, with_digest
-from convloop.core.prepared import read_prepared
+from convloop.core.prepared import Prepared, read_prepared
 from convloop.core.ranks import is_lead
 from convloop.core.split import TRAIN, VAL
 from convloop.core.state import begin_record, opened, state_folder, unfinished, write_record
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from convloop.config import Params, TrainParams
     from convloop.tracking import Tracker
 
-_INPUTS = ("data/raw", "data/landed/manifest.json", "data/prepared")
+INPUTS = ("data/raw", "data/landed/manifest.json", "data/prepared")
 _START_IMAGE_COUNT = 5000
 
 
@@ -53,10 +53,10 @@ def train(params: "Params", project: Path, tracker: "Tracker", *, fresh: bool = 
     settings = params.train
     images = open_images(project / "data/raw", project / "data/landed")
     prepared = read_prepared(project / "data/prepared", images)
-    torch.manual_seed(settings.seed)
-    net = build_net(settings, images)
+    classifier = new_classifier(settings, images, prepared)
+    net = classifier.net
     net_text = as_text(summarise(net, images.shape_HWC[0], images.shape_HWC[2]))
-    record = lineage.describe(project, params.flat("generate", "prepare", "train"), _INPUTS)
+    record = lineage.describe(project, params.flat("generate", "prepare", "train"), INPUTS)
     weights = {"weights.md5": dvc_md5(Path(settings.net.weights_path))} if settings.net.weights_path else {}
     record["tags"] |= weights
     state = state_folder(
@@ -65,21 +65,6 @@ def train(params: "Params", project: Path, tracker: "Tracker", *, fresh: bool = 
         inputs=record["inputs"] | weights,
         code=lineage.code_digest(Path(__file__).parents[1]),
     )
-    train_indices = prepared.indices(TRAIN)
-    train_images = _tensors(images, train_indices)
-    if start := STARTS.get(settings.net.name):
-        some_NHWC = train_images[0][:_START_IMAGE_COUNT]
-        start(net, normalise(some_NHWC, torch.tensor(prepared.mean_C), torch.tensor(prepared.std_C)))
-    batches = Batches(
-        train_images,
-        _tensors(images, prepared.indices(VAL)),
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        sampling=settings.sampling,
-    )
-    weights_K = None
-    if settings.class_weights == "inverse_frequency":
-        weights_K = inverse_frequency(torch.from_numpy(images.labels_N[train_indices]), len(images.classes))
     with opened(state, fresh=fresh) if is_lead() else nullcontext(None if fresh else unfinished(state)) as resume_from:
         if is_lead():
             for damaged in sorted(state.glob("*.damaged")):
@@ -93,10 +78,10 @@ def train(params: "Params", project: Path, tracker: "Tracker", *, fresh: bool = 
             run.log_tags(record["tags"])
             run.log_inputs(record["inputs"])
             fitted = fit(
-                Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K, recipe_of(settings)),
-                batches,
+                classifier,
+                read_batches(settings, images, prepared),
                 settings,
-                image_count=len(train_indices),
+                image_count=len(prepared.indices(TRAIN)),
                 state=state,
                 resume_from=resume_from,
                 run=run,
@@ -149,6 +134,35 @@ def _write(
         write_package(package, net, card)
         note = {"run_id": run_id, "training_id": record["training_id"], "name": record["name"]}
         (package / "run.json").write_text(json.dumps(note))
+
+
+def new_classifier(settings: "TrainParams", images: Images, prepared: Prepared) -> Classifier:
+    """Build what is to be trained, with the first weights of its seed.
+
+    Raises:
+        ParamsError: the images are too small for the net.
+    """
+    torch.manual_seed(settings.seed)
+    net = build_net(settings, images)
+    train_indices = prepared.indices(TRAIN)
+    if start := STARTS.get(settings.net.name):
+        some_NHWC, _ = _tensors(images, train_indices[:_START_IMAGE_COUNT])
+        start(net, normalise(some_NHWC, torch.tensor(prepared.mean_C), torch.tensor(prepared.std_C)))
+    weights_K = None
+    if settings.class_weights == "inverse_frequency":
+        weights_K = inverse_frequency(torch.from_numpy(images.labels_N[train_indices]), len(images.classes))
+    return Classifier(net, prepared.mean_C, prepared.std_C, settings.lr, weights_K, recipe_of(settings))
+
+
+def read_batches(settings: "TrainParams", images: Images, prepared: Prepared) -> Batches:
+    """Read the images of train and val into memory."""
+    return Batches(
+        _tensors(images, prepared.indices(TRAIN)),
+        _tensors(images, prepared.indices(VAL)),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        sampling=settings.sampling,
+    )
 
 
 def build_net(settings: "TrainParams", images: Images) -> nn.Module:

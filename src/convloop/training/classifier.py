@@ -10,15 +10,12 @@ from torch.nn.functional import cross_entropy
 from convloop.core.augment import Mix, augmented, generator_of
 from convloop.core.curves import CURVES
 from convloop.core.package import logits_of, normalise
-from convloop.errors import TrainingError
 from convloop.training.loaders import Batch
 from convloop.training.optimizers import OPTIMIZERS
 from convloop.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
-
-_CHECK_EVERY_STEP_COUNT = 50
 
 
 class Sums:
@@ -145,8 +142,6 @@ class Classifier(pl.LightningModule):
         if weight:
             larger_N = labels_N if mix is None or mix.share >= 0.5 else labels_N[mix.partner_N]
             self._train_sums.add(loss, logits_NK, larger_N)
-        if batch_index % _CHECK_EVERY_STEP_COUNT == 0:
-            self._check_finite()
         return loss if weight == 1 else loss * weight
 
     def on_validation_epoch_start(self) -> None:
@@ -162,7 +157,6 @@ class Classifier(pl.LightningModule):
             self._val_sums.add(cross_entropy(logits_NK.float(), labels_N), logits_NK, labels_N)
 
     def on_validation_epoch_end(self) -> None:
-        self._check_finite()
         train_loss, train_accuracy = self._train_sums.means()
         val_loss, val_accuracy = self._val_sums.means()
         self.means = {
@@ -172,15 +166,3 @@ class Classifier(pl.LightningModule):
             "val/accuracy": val_accuracy,
         }
         self.log("val/accuracy", val_accuracy)  # for the checkpoint of the best epoch
-
-    def _check_finite(self) -> None:
-        if not torch.isfinite(self._train_sums.sums_3[0]):
-            kept = (
-                f"the state after epoch {self.current_epoch} is kept"
-                if self.current_epoch
-                else "nothing was learned yet"
-            )
-            raise TrainingError(
-                f"The loss was nan or infinite by step {self.global_step} (epoch {self.current_epoch + 1}, lr {self.lr:g}). "
-                f"Lower train.lr; {kept}."
-            )

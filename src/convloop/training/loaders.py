@@ -1,6 +1,7 @@
 """Ready batches, cut from images in memory: no worker processes, no collating."""
 
 from collections.abc import Callable, Iterator
+from copy import copy
 
 import lightning.pytorch as pl
 import torch
@@ -123,6 +124,12 @@ class Batches(pl.LightningDataModule):
         super().__init__()
         self._train, self._val = train, val
         self._batch_size, self._seed, self._sampling = batch_size, seed, sampling
+
+    def resized(self, batch_size: int) -> "Batches":
+        """Give the same images in batches of another size."""
+        other = copy(self)
+        other._batch_size = batch_size
+        return other
 
     def train_dataloader(self) -> ShuffledBatches:
         trainer = self.trainer
