@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from convloop.core.folders import fresh_file
 from convloop.core.ranks import is_lead
@@ -145,7 +147,8 @@ class States(Checkpoint):
 
     def _write_in_epoch(self, trainer: pl.Trainer, classifier: Classifier, is_epoch_trained: bool) -> None:
         self._sums_R3 = classifier._train_sums.of_all_ranks()
-        if self._sums_R3.isfinite().all():  # a loss that is no number leaves nothing to go on from
+        # A loss that is no number, or a step that broke the weights, leaves nothing to go on from.
+        if self._sums_R3.isfinite().all() and _are_finite(classifier):
             self._is_epoch_trained = is_epoch_trained
             self._write(trainer)
         self._sums_R3, self._is_epoch_trained = None, False
@@ -156,6 +159,11 @@ class States(Checkpoint):
         trainer.save_checkpoint(self._folder / LAST, weights_only=False)
         self._is_kept = True
         self._due_s = time.monotonic() + self._every_s
+
+
+def _are_finite(classifier: Classifier) -> bool:
+    norm = get_total_norm([weights.detach() for weights in classifier.parameters()])
+    return bool((norm.full_tensor() if isinstance(norm, DTensor) else norm).isfinite())
 
 
 def draw_from(seed: int, epoch: int, batch: int, rank: int) -> None:
