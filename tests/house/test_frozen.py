@@ -16,7 +16,8 @@ prepare.val_share prepare.test_share prepare.min_class_image_count prepare.class
 prepare.original_modes prepare.brightness_range prepare.test_sha256 prepare.label_check_image_count prepare.max_doubtful_share
 train.net.name train.net.channels train.net.kernel_px train.net.stride_px train.net.padding train.net.pool
 train.net.hidden_count train.epochs train.batch_size train.lr train.seed train.class_weights train.sampling train.keep
-train.accelerator train.devices train.strategy train.precision
+train.accelerator train.devices train.nodes train.launcher train.strategy train.precision
+train.accumulate train.clip train.sync_batchnorm
 evaluate.batch_size evaluate.worst_image_count
 register.model_name register.min_accuracy_share register.min_gain_share register.max_loss_share
 tracking.experiment tracking.timeout_s

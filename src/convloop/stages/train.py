@@ -58,7 +58,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
     batches = Batches(
         _tensors(images, train_indices),
         _tensors(images, prepared.indices(VAL)),
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size // settings.accumulate,
         seed=settings.seed,
         sampling=settings.sampling,
     )
@@ -85,7 +85,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
                 run=run,
             )
             if is_lead():
-                net = net.to("cpu")
+                net = build_net(settings, images)  # the trained one may be split over devices
                 net.load_state_dict(fitted.weights)
                 card = with_digest(
                     ModelCard(
@@ -101,7 +101,7 @@ def train(params: "Params", project: Path, tracker: "Tracker") -> None:
                     net,
                 )
                 record |= _outcome(read_history(state / "history.csv"), fitted) | {"digest": card.digest}
-                record["tags"]["world_size"] = str(fitted.world_size)
+                record["tags"] |= {"world_size": str(fitted.world_size), "precision": fitted.precision}
                 _write(project, state, record, net_text, net, card, run.id)
 
 

@@ -4,11 +4,13 @@ from typing import cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from convloop.core.package import normalise
 from convloop.errors import TrainingError
+from convloop.training.sharding import shard
 
 _CHECK_EVERY_STEP_COUNT = 50
 
@@ -78,6 +80,10 @@ class Classifier(pl.LightningModule):
         """Give logits_NK for uint8 images_NHWC."""
         logits_NK: Tensor = self.net(normalise(images_NHWC, cast(Tensor, self.mean_C), cast(Tensor, self.std_C)))
         return logits_NK
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard(self.net, self.trainer.strategy)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)

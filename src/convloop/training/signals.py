@@ -1,6 +1,7 @@
 """Stop when asked to, with every rank, and never in the middle of a write."""
 
 import signal
+import subprocess
 from types import FrameType
 from typing import Any
 
@@ -34,7 +35,7 @@ class StopSignals(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Asked now, since Lightning ends the other ranks right after this.
         for rank, process in enumerate(getattr(trainer.strategy.launcher, "procs", ()), 1):
-            if process.poll():
+            if isinstance(process, subprocess.Popen) and process.poll():
                 code = process.returncode
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
                 self.lost_rank = f"Rank {rank} of {trainer.world_size} {how}"
