@@ -58,14 +58,15 @@ def project_of_two(trained: Path) -> Path:
 
 
 def _start_host(project: Path, host: str, log: Path | None = None) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        ["ip", "netns", "exec", host, sys.executable, "-m", "convloop", "train"],
-        cwd=project,
-        env=environment(project, PET_RDZV_ENDPOINT=f"{_ADDRESSES[0]}:29400"),
-        stdout=log.open("a") if log else subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with (log or Path(os.devnull)).open("a") as file:
+        return subprocess.Popen(
+            ["ip", "netns", "exec", host, sys.executable, "-m", "convloop", "train"],
+            cwd=project,
+            env=environment(project, PET_RDZV_ENDPOINT=f"{_ADDRESSES[0]}:29400"),
+            stdout=file if log else subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
 
 def _processes(host: str) -> list[psutil.Process]:

@@ -1,5 +1,6 @@
 """All that knows devices, precision and strategies."""
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -77,6 +78,7 @@ def fit(
         TrainingError: the loss was not a number, or another rank was lost.
     """
     check_devices(settings)
+    strategy = STRATEGIES.get(settings.strategy, settings.strategy)
     launch = outside_launch()
     placed = placement(settings, launch)
     stop = StopSignals()
@@ -87,7 +89,7 @@ def fit(
     try:
         trainer = pl.Trainer(
             accelerator=settings.accelerator,
-            strategy=chosen() if callable(chosen := STRATEGIES.get(settings.strategy, settings.strategy)) else chosen,
+            strategy=strategy() if callable(strategy) else strategy,
             precision=lightning_precision(settings),
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip,
@@ -147,11 +149,20 @@ def fit(
         stop.give_back()
     if stop.exit_code is not None:
         raise Stopped(stop.exit_code)
-    chosen = torch.load(state / f"{settings.keep}.ckpt", map_location="cpu", weights_only=True)
+    chosen = _read(state / f"{settings.keep}.ckpt")
     weights = {
         name.removeprefix("net."): tensor for name, tensor in chosen["state_dict"].items() if name.startswith("net.")
     }
     return Fitted(weights, chosen["epoch"] + 1, trainer.world_size, str(chosen_precision(settings)))
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    if checkpoint.is_dir():  # DeepSpeed's, with a file for each device
+        from lightning.pytorch.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict
+
+        return dict(convert_zero_checkpoint_to_fp32_state_dict(checkpoint, checkpoint / f"plain-{os.getpid()}.pt"))
+    read: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return read
 
 
 def _tells_of_a_lost_rank(error: Exception) -> bool:
