@@ -1,5 +1,6 @@
 """What a training makes of the devices it finds, and what it says of those it does not."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,13 @@ def test_a_step_in_pieces_is_the_step_in_one(tmp_path: Path, recorder: Recorder)
         assert torch.allclose(weight, pieces.weights[name], atol=1e-4), name
 
 
-def test_threads_are_the_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_the_share_of_the_cores_and_those_of_the_processes_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS")
+    torch.set_num_threads(available_cores())
     try:
-        share_threads(1)
-        assert torch.get_num_threads() == available_cores()
         share_threads(available_cores())
         assert torch.get_num_threads() == 1
+        assert os.environ["OMP_NUM_THREADS"] == "1"
     finally:
         torch.set_num_threads(before)

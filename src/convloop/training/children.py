@@ -60,9 +60,11 @@ class Home(pl.Callback):
 
         def forward(number: int, frame: FrameType | None) -> None:
             stop.exit_code = 128 + number
-            for process in _processes(trainer)[:1]:
-                if process.is_alive():
-                    os.kill(process.pid, signal.SIGTERM)
+            if not _processes(trainer):
+                raise KeyboardInterrupt
+            lead = _processes(trainer)[0]
+            if lead.is_alive():
+                os.kill(lead.pid, signal.SIGTERM)
 
         before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

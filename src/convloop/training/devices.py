@@ -99,7 +99,12 @@ def placement(settings: "TrainParams", launch: Launch | None) -> dict[str, Any]:
 
 
 def share_threads(process_count: int) -> None:
-    """Give this process its share of the cores, unless OMP_NUM_THREADS says what it is to have."""
+    """Give each of this host's processes its share of the cores, unless OMP_NUM_THREADS says what it is to have.
+
+    The variable is for the processes that Lightning starts. torch counts two threads of one core once: no more than that.
+    """
     thread_count = share_cores(process_count)
     if thread_count is not None:
+        thread_count = min(thread_count, max(1, torch.get_num_threads() // process_count))
         torch.set_num_threads(thread_count)
+        os.environ["OMP_NUM_THREADS"] = str(thread_count)
