@@ -47,6 +47,7 @@ def test_params_of_the_repository_show_every_key_that_has_a_value() -> None:
     shown, tune = tree.pop("tune"), defaults.pop("tune")
     assert set(shown) == {key for key, value in tune.items() if value is not None}
     assert check({"tune": shown}).tune == check({}).tune
+    defaults["train"] = {key: defaults["train"][key] for key in tree["train"]}  # it has keys that few will ever set
     assert tree == defaults
 
 
@@ -173,7 +174,7 @@ def test_a_value_of_another_type_is_named(tree: dict[str, Any], message: str) ->
         ({"train": {"lr": float("inf")}}, "train.lr is inf; it must be a finite number."),
         ({"prepare": {"val_share": float("nan")}}, "prepare.val_share is nan; it must be a finite number."),
         ({"train": {"keep": "worst"}}, "train.keep is \"worst\". Allowed: 'best' or 'last'."),
-        ({"train": {"precision": 16}}, "train.precision is 16. Allowed: 32 or 'bf16'."),
+        ({"train": {"precision": 16}}, "train.precision is 16. Allowed: 32, 'bf16', 'fp16' or 'auto'."),
         ({"generate": {"channel_count": 2}}, "generate.channel_count is 2. Allowed: 1 or 3."),
         ({"train": {"net": {"padding": "sam"}}}, "train.net.padding is \"sam\". Allowed: 'valid' or 'same'."),
         ({"train": {"devices": "two"}}, "train.devices is \"two\"; it must be a whole number, or 'auto'."),
@@ -204,10 +205,6 @@ def test_a_value_out_of_range_is_named(tree: dict[str, Any], message: str) -> No
         (
             {"train": {"curve": "cosin"}},
             'train.curve is "cosin". Known curves: constant, one_cycle, cosine. Did you mean cosine?',
-        ),
-        (
-            {"train": {"strategy": "dpp"}},
-            'train.strategy is "dpp". Known strategies: auto, ddp. Did you mean ddp?',
         ),
     ],
 )
@@ -454,3 +451,34 @@ def test_flat_leaves_nothing_chosen_out() -> None:
         "prepare",
         "train",
     }
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"accelerator": "cpu", "precision": "fp16"},
+         "train.precision is fp16, which needs a GPU, but train.accelerator is cpu. Use bf16."),
+        ({"accelerator": "cpu", "sync_batchnorm": True},
+         "train.sync_batchnorm is true, which needs a GPU, but train.accelerator is cpu. Use false."),
+        ({"accelerator": "cpu", "strategy": "deepspeed_stage_2"},
+         "train.strategy is deepspeed_stage_2, which needs a GPU, but train.accelerator is cpu. Use ddp."),
+        ({"strategy": "fsdp", "precision": "fp16"},
+         "train.strategy is fsdp, which cannot train in fp16. Use ddp, or bf16."),
+        ({"devices": 1, "sync_batchnorm": True},
+         "train.sync_batchnorm is true, which needs several devices. Use false."),
+        ({"devices": 4, "strategy": "single_device"},
+         "train.strategy is single_device, which takes one device of 4. Use ddp."),
+        ({"nodes": 2, "strategy": "ddp_spawn"},
+         "train.strategy is ddp_spawn, which starts processes on one host, but train.nodes is 2. Use ddp."),
+        ({"launcher": "torchrun", "strategy": "ddp_spawn"},
+         "train.strategy is ddp_spawn, which starts processes itself, but train.launcher is torchrun. Use ddp."),
+        ({"devices": 3, "nodes": 2, "batch_size": 64},
+         "train.batch_size is 64, which 6 devices cannot share evenly. Use 60 or 66."),
+        ({"devices": 4, "accumulate": 3, "batch_size": 64},
+         "train.batch_size is 64, which 4 devices cannot share evenly in 3 pieces. Use 60 or 72."),
+        ({"accumulate": 3, "batch_size": 64},
+         "train.batch_size is 64, which a device cannot share evenly in 3 pieces. Use 63 or 66."),
+    ],
+)  # fmt: skip
+def test_devices_and_what_they_cannot_do_are_told_apart_at_the_door(train: dict[str, Any], message: str) -> None:
+    assert _message({"train": train}) == f"params.yaml: {message}"

@@ -42,6 +42,7 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     sys.excepthook = _print_bug
     threading.excepthook = lambda bug: _print_bug(bug.exc_type, bug.exc_value, bug.exc_traceback)
+    arguments.words = words
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
@@ -216,6 +217,12 @@ def _run_stage(name: str, arguments: argparse.Namespace) -> int:
 
         profile_training(_project(), params)
         return 0
+    if name == "train" and params.train.launcher != "lightning":
+        from convloop.launch import launch
+
+        exit_code = launch(params.train, arguments.words)
+        if exit_code is not None:
+            return exit_code
     options = {"fresh": True} if getattr(arguments, "fresh", False) else {}
     STAGES[name].run(params, _project(), _tracker(params), **options)
     return 0

@@ -26,7 +26,7 @@ NET_KEYS: dict[str, tuple[str, ...]] = {
 }
 TIMM_PREFIX = "timm:"
 TIMM_KEYS = ("weights_path",)
-STRATEGY_NAMES = ("auto", "ddp")
+STRATEGY_NAMES = ("auto", "ddp", "ddp_spawn", "fsdp", "deepspeed")
 OPTIMIZER_NAMES = ("adam", "adamw", "sgd", "muon")
 CURVE_NAMES = ("constant", "one_cycle", "cosine")
 
@@ -221,10 +221,29 @@ class TrainParams(Section):
     accelerator: Annotated[Literal["auto", "cpu", "gpu"], Field(description="what to train on")] = "auto"
     devices: Annotated[
         Annotated[int, Field(ge=1, le=1024)] | Literal["auto"],
-        Field(description="how many; `auto` takes one CPU, or every GPU"),
+        Field(description="how many on each host; `auto` takes one CPU, or every GPU"),
     ] = "auto"
-    strategy: Annotated[str, Field(description="a key of STRATEGIES: `auto`, `ddp`")] = "auto"
-    precision: Annotated[Literal[32, "bf16"], Field(description="bits of the training arithmetic")] = 32
+    nodes: Annotated[Count, Field(le=1024, description="hosts that train together")] = 1
+    launcher: Annotated[
+        Literal["lightning", "torchrun", "slurm"],
+        Field(description="what starts the processes of a training; docs/strategies.md"),
+    ] = "lightning"
+    strategy: Annotated[
+        str, Field(min_length=1, description="a key of STRATEGIES, or another name that Lightning knows")
+    ] = "auto"
+    precision: Annotated[
+        Literal[32, "bf16", "fp16", "auto"],
+        Field(description="bits of the training arithmetic; `auto` is bf16 where the device computes in it, else 32"),
+    ] = 32
+    accumulate: Annotated[
+        Count, Field(le=4096, description="pieces in which the images of one step are computed, to save memory")
+    ] = 1
+    clip: Annotated[
+        float | None, Field(gt=0, description="largest norm of the gradient of one step; unlimited when absent")
+    ] = None
+    sync_batchnorm: Annotated[
+        bool, Field(description="batch statistics over all devices instead of each device's own (GPU)")
+    ] = False
 
 
 class EvaluateParams(Section):
@@ -343,7 +362,6 @@ def _check_names(params: Params) -> None:
     for where, name, plural, known in (
         ("generate.source", params.generate.source, "sources", SOURCE_NAMES),
         ("train.net.name", params.train.net.name, "nets", tuple(NET_KEYS)),
-        ("train.strategy", params.train.strategy, "strategies", STRATEGY_NAMES),
         ("train.optimizer", params.train.optimizer, "optimizers", OPTIMIZER_NAMES),
         ("train.curve", params.train.curve, "curves", CURVE_NAMES),
     ):
@@ -401,12 +419,52 @@ def _check_together(params: Params) -> None:
         )
     for key, values in params.tune.space.items():
         _check_space(params, f"tune.space.{key}", key, values)
-    devices = params.train.devices
-    if isinstance(devices, int) and params.train.batch_size % devices:
-        below = params.train.batch_size // devices * devices
-        choices = " or ".join(str(size) for size in (below, below + devices) if size)
+    _check_devices(params.train)
+
+
+def _check_devices(train: TrainParams) -> None:
+    """Check what is known without looking at the machine; `training.devices` checks the rest."""
+    cpu, strategy = train.accelerator == "cpu", f"train.strategy is {train.strategy}"
+    device_count = 0 if train.devices == "auto" else train.devices * train.nodes
+    no_gpu = "needs a GPU, but train.accelerator is cpu"
+    starts_children = any(word in train.strategy for word in ("spawn", "fork", "notebook"))
+    for wrong, received, why, allowed in (
+        (cpu and train.precision == "fp16", "train.precision is fp16", no_gpu, "bf16"),
+        (cpu and train.sync_batchnorm, "train.sync_batchnorm is true", no_gpu, "false"),
+        (cpu and "deepspeed" in train.strategy, strategy, no_gpu, "ddp"),
+        (cpu and train.strategy == "fsdp_cpu_offload", strategy, no_gpu, "fsdp"),
+        (train.strategy == "fsdp" and train.precision == "fp16", strategy, "cannot train in fp16", "ddp, or bf16"),
+        (train.strategy == "fsdp" and train.sync_batchnorm, strategy, "has no train.sync_batchnorm", "ddp"),
+        (device_count == 1 and train.sync_batchnorm, "train.sync_batchnorm is true", "needs several devices", "false"),
+        (
+            device_count > 1 and train.strategy == "single_device",
+            strategy,
+            f"takes one device of {device_count}",
+            "ddp",
+        ),
+        (
+            train.nodes > 1 and starts_children,
+            strategy,
+            f"starts processes on one host, but train.nodes is {train.nodes}",
+            "ddp",
+        ),
+        (
+            train.launcher != "lightning" and starts_children,
+            strategy,
+            f"starts processes itself, but train.launcher is {train.launcher}",
+            "ddp",
+        ),
+    ):
+        if wrong:
+            raise ParamsError(f"{FILE_NAME}: {received}, which {why}. Use {allowed}.")
+    share = max(device_count, 1) * train.accumulate
+    if train.batch_size % share:
+        below = train.batch_size // share * share
+        choices = " or ".join(str(size) for size in (below, below + share) if size)
+        who = f"{device_count} devices" if device_count > 1 else "a device"
+        pieces = f" in {train.accumulate} pieces" if train.accumulate > 1 else ""
         raise ParamsError(
-            f"{FILE_NAME}: train.batch_size is {params.train.batch_size}, which {devices} devices cannot share evenly. Use {choices}."
+            f"{FILE_NAME}: train.batch_size is {train.batch_size}, which {who} cannot share evenly{pieces}. Use {choices}."
         )
 
 

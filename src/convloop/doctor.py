@@ -1,5 +1,6 @@
 """Look at everything the loop stands on, and say what to do about what is wrong."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from convloop import config, store
+from convloop.core.cores import available_cores
 from convloop.core.images import open_images
 from convloop.errors import ConvloopError
 from convloop.params_file import FILE_NAME
@@ -65,6 +67,8 @@ def _versions() -> Check:
 def _devices() -> Check:
     import torch
 
+    from convloop.training.devices import chosen_precision
+
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     driver = shutil.which("nvidia-smi") is not None
     if driver and not gpus:
@@ -73,7 +77,14 @@ def _devices() -> Check:
             "devices: a GPU driver is there, but torch sees no GPU",
             "install the CUDA build of torch (README)",
         )
-    return True, f"devices: {torch.get_num_threads()} CPU threads, GPUs: {', '.join(gpus) or 'none'}", ""
+    precision = chosen_precision(config.check({"train": {"precision": "auto"}}).train)
+    threads = os.environ.get("OMP_NUM_THREADS", "as many")
+    return (
+        True,
+        f"devices: {available_cores()} CPU cores, threads: {threads}, GPUs: {', '.join(gpus) or 'none'}, "
+        f"train.precision auto is {precision}",
+        "",
+    )
 
 
 def _params(project: Path) -> tuple[config.Params, Check]:

@@ -11,12 +11,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def follow_parent() -> None:
-    """End with DVC, or with the lead where this is another rank (Linux): killing `dvc` alone ends no stage."""
+    """End with DVC or torchrun, or with the lead where this is another rank (Linux): killing `dvc` alone ends no stage."""
     if not sys.platform.startswith("linux"):
         return
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("RANK", "0") != "0":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    elif "DVC_STAGE" in os.environ:
+    elif "DVC_STAGE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -21,7 +21,8 @@ train.weight_decay train.curve train.warmup_share train.label_smoothing_share tr
 train.augment.trivial train.augment.cutout_px train.augment.mixup_alpha train.augment.cutmix_alpha train.average_share
 train.stop_after_epoch_count train.test_flip train.seed train.class_weights train.sampling train.keep
 train.save_every_s
-train.accelerator train.devices train.strategy train.precision
+train.accelerator train.devices train.nodes train.launcher train.strategy train.precision
+train.accumulate train.clip train.sync_batchnorm
 evaluate.batch_size evaluate.worst_image_count
 register.model_name register.min_accuracy_share register.min_gain_share register.max_loss_share
 tracking.experiment tracking.timeout_s

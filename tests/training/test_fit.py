@@ -1,6 +1,7 @@
 """Training in one process: what it reaches, keeps and repeats."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,7 +22,7 @@ from tests.conftest import Recorder
 _MEAN_C, _STD_C = (128.0,) * 3, (60.0,) * 3
 
 
-def _batches(seed: int = 3) -> Batches:
+def _batches(seed: int = 3, images: int = 200, pieces: int = 1) -> Batches:
     (batch,) = synthetic_batches(
         seed=1,
         image_count=240,
@@ -34,7 +35,8 @@ def _batches(seed: int = 3) -> Batches:
         shift_share=0,
     )
     images_NHWC, labels_N = torch.from_numpy(batch.images_NHWC), torch.from_numpy(batch.labels_N)
-    return Batches((images_NHWC[:200], labels_N[:200]), (images_NHWC[200:], labels_N[200:]), batch_size=32, seed=seed)
+    train, val = (images_NHWC[:images], labels_N[:images]), (images_NHWC[200:], labels_N[200:])
+    return Batches(train, val, batch_size=32 // pieces, seed=seed)
 
 
 def _classifier(lr: float = 0.002) -> Classifier:
@@ -43,13 +45,20 @@ def _classifier(lr: float = 0.002) -> Classifier:
 
 
 def _fit(
-    state: Path, recorder: Recorder, *, epochs: int = 2, lr: float = 0.002, keep: str = "last", **settings: object
+    state: Path,
+    recorder: Recorder,
+    *,
+    epochs: int = 2,
+    lr: float = 0.002,
+    keep: str = "last",
+    images: int = 200,
+    **settings: Any,
 ) -> Fitted:
     chosen = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "epochs": epochs, "keep": keep} | settings
     with opened(state) as resume_from:
         return fit(
             _classifier(lr),
-            _batches(),
+            _batches(images=images, pieces=settings.get("accumulate", 1)),
             TrainParams.model_validate(chosen),
             image_count=200,
             state=state,

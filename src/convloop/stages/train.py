@@ -93,7 +93,7 @@ def train(params: "Params", project: Path, tracker: "Tracker", *, fresh: bool = 
                         f"Ended after epoch {len(rows)}: none was better in {settings.stop_after_epoch_count}.",
                         flush=True,
                     )
-                net = net.to("cpu")
+                net = build_net(settings, images)  # the trained one may be split over devices
                 net.load_state_dict(fitted.weights)
                 card = with_digest(
                     ModelCard(
@@ -110,7 +110,7 @@ def train(params: "Params", project: Path, tracker: "Tracker", *, fresh: bool = 
                     net,
                 )
                 record |= _outcome(rows, fitted) | {"digest": card.digest}
-                record["tags"]["world_size"] = str(fitted.world_size)
+                record["tags"] |= {"world_size": str(fitted.world_size), "precision": fitted.precision}
                 _write(project, state, record, net_text, net, card, run.id)
 
 
@@ -159,7 +159,7 @@ def read_batches(settings: "TrainParams", images: Images, prepared: Prepared) ->
     return Batches(
         _tensors(images, prepared.indices(TRAIN)),
         _tensors(images, prepared.indices(VAL)),
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size // settings.accumulate,
         seed=settings.seed,
         sampling=settings.sampling,
     )

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -13,6 +14,7 @@ from convloop.core.package import logits_of, normalise
 from convloop.training.loaders import Batch
 from convloop.training.optimizers import OPTIMIZERS
 from convloop.training.recipe import Recipe
+from convloop.training.sharding import shard
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -111,6 +113,10 @@ class Classifier(pl.LightningModule):
         """Give logits_NK for uint8 images_NHWC, as the package will."""
         images_NCHW = normalise(images_NHWC, cast(Tensor, self.mean_C), cast(Tensor, self.std_C))
         return logits_of(self.net, images_NCHW, test_flip=self.recipe.test_flip)
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard(self.net, self.trainer.strategy)
 
     def configure_optimizers(self) -> "OptimizerLRScheduler":
         chosen = self.recipe

@@ -34,6 +34,12 @@ class StopSignals(pl.Callback):
         self._ranks: list[subprocess.Popen[bytes]] = []  # the others, where this process has started them
         self._is_over = threading.Event()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_is_over": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _is_over=threading.Event())  # a child made by Python has one of its own
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             # Other ranks hear of it from the lead, and end with it where it is their parent.
@@ -52,6 +58,8 @@ class StopSignals(pl.Callback):
     def _watch_over(self, trainer: pl.Trainer) -> None:
         """Take the other ranks over from Lightning, whose own watch kills this process before it can say anything."""
         started = getattr(trainer.strategy.launcher, "procs", [])
+        if not all(isinstance(process, subprocess.Popen) for process in started):
+            return  # children made by Python, which `children` watches
         self._ranks, started[:] = list(started), []
         if self._ranks:
             threading.Thread(target=self.watch, daemon=True, name="rank-watch").start()

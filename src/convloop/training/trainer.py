@@ -1,36 +1,48 @@
 """All that knows devices, precision and strategies."""
 
-import logging
+import os
 import sys
-import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException
 
-from convloop.core.ranks import is_lead
+from convloop.core.ranks import is_lead, outside_launch
 from convloop.errors import DeviceError, ParamsError, TrainingError
 from convloop.training.callbacks import recipe_callbacks
 from convloop.training.checkpoints import DurableFiles, checkpoint_callbacks
+from convloop.training.children import Home, quieten
 from convloop.training.classifier import Classifier
+from convloop.training.devices import check_devices, chosen_precision, lightning_precision, placement, share_threads
 from convloop.training.guards import LossWatch, is_out_of_memory, out_of_memory
 from convloop.training.history import History
 from convloop.training.loaders import Batches
 from convloop.training.memory import keep_freed_memory
+from convloop.training.sharding import sharded
 from convloop.training.signals import LOST_RANK, StopSignals
 
 if TYPE_CHECKING:
     from convloop.config import TrainParams
     from convloop.runs import Run
 
-# How several devices share the work, as Lightning names it. A new one is a line here and in config.STRATEGY_NAMES.
-STRATEGIES = {"auto": "auto", "ddp": "ddp"}
-_PRECISIONS: dict[int | str, Any] = {32: "32-true", "bf16": "bf16-mixed"}
+# How several devices share the work, as Lightning names it or makes it (docs/strategies.md). Any other name goes to
+# Lightning as it is. A new one is a line here and in config.STRATEGY_NAMES.
+STRATEGIES: dict[str, str | Callable[[], Strategy]] = {
+    "auto": "auto",
+    "ddp": "ddp",
+    "ddp_spawn": "ddp_spawn",
+    "fsdp": sharded,
+    "deepspeed": "deepspeed",
+}
 
 
 class Stopped(KeyboardInterrupt):
@@ -47,6 +59,7 @@ class Fitted:
     weights: dict[str, Tensor]
     epoch: int
     world_size: int
+    precision: str
 
 
 def fit(
@@ -68,50 +81,75 @@ def fit(
         TrainingError: the loss was not a number or diverged, memory ran out, or another rank was lost.
     """
     keep_freed_memory()
+    check_devices(settings)
+    strategy = STRATEGIES.get(settings.strategy, settings.strategy)
+    launch = outside_launch()
+    placed = placement(settings, launch)
     stop = StopSignals()
-    history = History(state / "history.csv", run, image_count, settings.epochs)
-    bar = [RichProgressBar(leave=True)] if sys.stdout.isatty() else []
-    _quieten()
+    home = Home() if _makes_children(settings.strategy) else None
+    history = History(state / "history.csv", cast("Run", home) if home else run, image_count, settings.epochs)
+    bar: list[pl.Callback] = [RichProgressBar(leave=True)] if sys.stdout.isatty() else []
+    quieten()
     try:
         trainer = pl.Trainer(
             accelerator=settings.accelerator,
-            devices=settings.devices,
-            strategy=STRATEGIES[settings.strategy],
-            precision=_PRECISIONS[settings.precision],
+            strategy=strategy() if callable(strategy) else strategy,
+            precision=lightning_precision(settings),
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip,
+            sync_batchnorm=settings.sync_batchnorm,
             max_epochs=settings.epochs,
             callbacks=[
                 stop,
+                *([home] if home else []),
                 LossWatch(),
                 *bar,
                 *recipe_callbacks(settings),
                 *checkpoint_callbacks(state, stop, settings.seed, settings.save_every_s),
                 history,
             ],
-            plugins=[DurableFiles()],
             logger=False,
             enable_progress_bar=bool(bar),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             default_root_dir=state,
+            **placed | {"plugins": [*placed["plugins"], DurableFiles()]},
         )
     except (MisconfigurationException, ValueError) as error:
+        if settings.strategy not in STRATEGIES and settings.strategy.lower() not in StrategyRegistry:
+            raise ParamsError(
+                f'params.yaml: train.strategy is "{settings.strategy}". Known strategies: {", ".join(STRATEGIES)}, '
+                f"and what Lightning knows. It says: {error}"
+            ) from error
         raise _absent(settings, error) from error
-    if settings.batch_size % trainer.world_size:
-        below = settings.batch_size // trainer.world_size * trainer.world_size
+    share = trainer.world_size * settings.accumulate
+    if settings.batch_size % share:
+        below = settings.batch_size // share * share
+        pieces = f" in {settings.accumulate} pieces" if settings.accumulate > 1 else ""
         raise ParamsError(
-            f"params.yaml: train.batch_size is {settings.batch_size}, which {trainer.world_size} devices cannot share evenly. "
-            f"Use {below or trainer.world_size} or {below + trainer.world_size}."
+            f"params.yaml: train.batch_size is {settings.batch_size}, which {trainer.world_size} devices cannot share "
+            f"evenly{pieces}. Use {below or share} or {below + share}."
         )
+    share_threads(trainer.num_devices)
+    if launch:  # others may have looked for a checkpoint before the lead knew which one it is
+        trainer.strategy.connect(classifier)
+        trainer.strategy.setup_environment()
+        resume_from = trainer.strategy.broadcast(resume_from)
     is_short_of_memory = False
     try:
-        trainer.fit(classifier, batches, ckpt_path=resume_from, weights_only=True)
+        with home.heard(trainer, run, stop) if home else nullcontext():
+            trainer.fit(classifier, batches, ckpt_path=resume_from, weights_only=True)
     except (SystemExit, KeyboardInterrupt) as ended:
         if stop.exit_code is None:
             # Lightning turns a Ctrl-C that comes before its first step into exit code 1.
             raise (Stopped(130) if trainer.interrupted and ended.args == (1,) else ended) from None
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ProcessException) as error:
+        if stop.exit_code is not None:  # the others ended first
+            raise Stopped(stop.exit_code) from None
         is_short_of_memory = is_out_of_memory(error)
+        if launch and _tells_of_a_lost_rank(error):
+            stop.lost_rank = f"One of the {trainer.world_size} processes that {launch.name} started was lost"
         if stop.lost_rank is None and not is_short_of_memory:
             raise
         if not is_short_of_memory:
@@ -126,11 +164,11 @@ def fit(
         raise out_of_memory(settings.batch_size, trainer.world_size, trains_with)
     if stop.exit_code is not None:
         raise Stopped(stop.exit_code) if is_lead() else SystemExit(stop.exit_code)
-    chosen = torch.load(state / f"{settings.keep}.ckpt", map_location="cpu", weights_only=True)
+    chosen = _read(state / f"{settings.keep}.ckpt")
     weights = {
         name.removeprefix("net."): tensor for name, tensor in chosen["state_dict"].items() if name.startswith("net.")
     }
-    return Fitted(weights, chosen["epoch"] + 1, trainer.world_size)
+    return Fitted(weights, chosen["epoch"] + 1, trainer.world_size, str(chosen_precision(settings)))
 
 
 def short_trainer(settings: "TrainParams", callbacks: list[pl.Callback], step_count: int) -> pl.Trainer:
@@ -139,12 +177,12 @@ def short_trainer(settings: "TrainParams", callbacks: list[pl.Callback], step_co
     Raises:
         DeviceError: this machine lacks the accelerator.
     """
-    _quieten()
+    quieten()
     try:
         return pl.Trainer(
             accelerator=settings.accelerator,
             devices=1,
-            precision=_PRECISIONS[settings.precision],
+            precision=lightning_precision(settings),
             max_epochs=-1,
             max_steps=step_count,
             limit_val_batches=0,
@@ -166,7 +204,20 @@ def _absent(settings: "TrainParams", error: Exception) -> DeviceError:
     )
 
 
-def _quieten() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
+def _read(checkpoint: Path) -> dict[str, Any]:
+    if checkpoint.is_dir():  # DeepSpeed's, with a file for each device
+        from lightning.pytorch.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict
+
+        return dict(convert_zero_checkpoint_to_fp32_state_dict(checkpoint, checkpoint / f"plain-{os.getpid()}.pt"))
+    read: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return read
+
+
+def _tells_of_a_lost_rank(error: Exception) -> bool:
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
+def _makes_children(strategy: str) -> bool:
+    """Tell whether Lightning trains in children made by Python, not by running the command again."""
+    known: dict[str, Any] = dict.get(StrategyRegistry, strategy.lower(), {"init_params": {}})
+    return bool(known["init_params"].get("start_method", "popen") != "popen")
