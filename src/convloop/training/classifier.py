@@ -151,9 +151,6 @@ class Classifier(pl.LightningModule):
         return loss if weight == 1 else loss * weight
 
     def on_validation_epoch_start(self) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for statistics in self.net.buffers():  # of normalisation; the lead's are those that are kept
-                torch.distributed.broadcast(statistics, 0)
         self._val_sums = Sums(self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
