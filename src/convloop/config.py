@@ -427,6 +427,7 @@ def _check_devices(train: TrainParams) -> None:
     cpu, strategy = train.accelerator == "cpu", f"train.strategy is {train.strategy}"
     device_count = 0 if train.devices == "auto" else train.devices * train.nodes
     no_gpu = "needs a GPU, but train.accelerator is cpu"
+    splits_weights = "fsdp" in train.strategy or "deepspeed" in train.strategy
     starts_children = any(word in train.strategy for word in ("spawn", "fork", "notebook"))
     for wrong, received, why, allowed in (
         (cpu and train.precision == "fp16", "train.precision is fp16", no_gpu, "bf16"),
@@ -435,6 +436,13 @@ def _check_devices(train: TrainParams) -> None:
         (cpu and train.strategy == "fsdp_cpu_offload", strategy, no_gpu, "fsdp"),
         (train.strategy == "fsdp" and train.precision == "fp16", strategy, "cannot train in fp16", "ddp, or bf16"),
         (train.strategy == "fsdp" and train.sync_batchnorm, strategy, "has no train.sync_batchnorm", "ddp"),
+        (
+            splits_weights and train.average_share > 0,
+            strategy,
+            "splits weights, of which train.average_share wants all",
+            "ddp",
+        ),
+        (splits_weights and train.optimizer == "muon", strategy, "splits weights, of which muon wants all", "ddp"),
         (device_count == 1 and train.sync_batchnorm, "train.sync_batchnorm is true", "needs several devices", "false"),
         (
             device_count > 1 and train.strategy == "single_device",

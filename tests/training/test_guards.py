@@ -57,10 +57,10 @@ def test_the_state_of_the_epoch_before_is_kept(tmp_path: Path, recorder: Recorde
 
 def test_a_loss_that_stays_far_above_its_start_ends_the_training(tmp_path: Path, recorder: Recorder) -> None:
     with pytest.raises(TrainingError) as error:
-        _fit(tmp_path, recorder, epochs=40, lr=1.0)
+        _fit(tmp_path, recorder, epochs=40, lr=3.0)
 
     assert re.fullmatch(
-        r"The loss diverges: \S+ on the mean by step \d+ \(epoch \d+, lr 1\), after 1\.\d+ at the start\. "
+        r"The loss diverges: \S+ on the mean by step \d+ \(epoch \d+, lr 3\), after 1\.\d+ at the start\. "
         r"Lower train\.lr, or have one found: convloop tune lr; the state after epoch \d+ is kept to resume from\.",
         str(error.value),
     )
