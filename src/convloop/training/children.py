@@ -42,10 +42,16 @@ class Home(pl.Callback):
         assert parent is not None
         assert parent.pid is not None
         end_with_parent(parent.pid)
+        run = trainer.fit_loop.run
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if multiprocessing.parent_process() is not None and isinstance(exception, ConvloopError):
-            self._writer.send(exception)
+        def run_and_tell() -> None:
+            try:
+                run()
+            except ConvloopError as error:  # Lightning asks its callbacks of an error in the first process alone
+                self._writer.send(error)
+                raise
+
+        trainer.fit_loop.run = run_and_tell  # type: ignore[method-assign]
 
     @contextmanager
     def heard(self, trainer: pl.Trainer, run: "Run", stop: "StopSignals") -> Iterator[None]:
