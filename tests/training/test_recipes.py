@@ -235,12 +235,34 @@ def test_the_loss_is_that_of_a_loop_over_the_images(is_weighted: bool, smoothing
     assert float(loss) == pytest.approx(expected)
 
 
+@pytest.mark.system
+def test_a_last_batch_too_small_for_batch_normalisation_names_one_that_fits(project: Path, convloop: Convloop) -> None:
+    for word in ("generate", "prepare"):
+        assert convloop(word).returncode == 0
+
+    answer = convloop("train", "--set", "train.net.name=speednet", "--set", "train.batch_size=32")
+
+    assert answer.returncode == 6
+    assert answer.stderr == (
+        "convloop: params.yaml: train.batch_size is 32, which leaves 1 of 417 images to the last step of an epoch. "
+        "speednet normalises over each device's part of a batch and needs two images or more on each. Use 33.\n"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.system
 def test_two_real_ranks_validate_the_statistics_that_are_packaged(project: Path, convloop: Convloop) -> None:
     for word in ("generate", "prepare"):
         assert convloop(word).returncode == 0
-    keys = ("net.name=speednet", "average_share=0.9", "keep=last", "accelerator=cpu", "devices=2", "strategy=ddp")
+    keys = (
+        "net.name=speednet",
+        "average_share=0.9",
+        "keep=last",
+        "accelerator=cpu",
+        "devices=2",
+        "strategy=ddp",
+        "batch_size=40",
+    )
     answer = convloop("train", *(word for key in keys for word in ("--set", f"train.{key}")))
     assert answer.returncode == 0, answer.stderr
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -144,6 +145,15 @@ def fit(
         if stop.exit_code is None:
             # Lightning turns a Ctrl-C that comes before its first step into exit code 1.
             raise (Stopped(130) if trainer.interrupted and ended.args == (1,) else ended) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        fits = next(size for size in count(settings.batch_size, share) if image_count % size not in range(1, 2 * share))
+        raise TrainingError(
+            f"params.yaml: train.batch_size is {settings.batch_size}, which leaves {image_count % settings.batch_size} of "
+            f"{image_count} images to the last step of an epoch. {settings.net.name} normalises over each device's part of a "
+            f"batch and needs two images or more on each. Use {fits}."
+        ) from error
     except (RuntimeError, MemoryError, ProcessException) as error:
         if stop.exit_code is not None:  # the others ended first
             raise Stopped(stop.exit_code) from None
