@@ -50,6 +50,8 @@ class Home(pl.Callback):
             except ConvloopError as error:  # Lightning asks its callbacks of an error in the first process alone
                 self._writer.send(error)
                 raise
+            except KeyboardInterrupt:  # which PyTorch takes for a good end, and Lightning then waits for a result
+                raise SystemExit(1) from None
 
         trainer.fit_loop.run = run_and_tell  # type: ignore[method-assign]
 
