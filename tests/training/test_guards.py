@@ -66,26 +66,28 @@ def test_a_loss_that_stays_far_above_its_start_ends_the_training(tmp_path: Path,
     )
 
 
-def test_a_net_whose_units_have_died_ends_the_training(tmp_path: Path, recorder: Recorder) -> None:
+def test_a_net_whose_units_have_died_is_named_once(
+    tmp_path: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
     classifier = _classifier()
     with torch.no_grad():
         for parameter in list(classifier.net.parameters())[:-2]:
             parameter.fill_(-1.0)  # no pixel is so bright that a unit answers
 
-    with pytest.raises(TrainingError) as error:
-        fit(
-            classifier,
-            _batches(),
-            TrainParams(accelerator="cpu", devices=1, batch_size=32, epochs=9),
-            image_count=200,
-            state=tmp_path,
-            resume_from=None,
-            run=recorder,
-        )
+    fit(
+        classifier,
+        _batches(),
+        TrainParams(accelerator="cpu", devices=1, batch_size=32, epochs=3),
+        image_count=200,
+        state=tmp_path,
+        resume_from=None,
+        run=recorder,
+    )
 
-    assert str(error.value) == (
-        "The net gives every image the same answer by step 7 (epoch 1, lr 0.002): too large a rate has ended all that it had "
-        "learned. Lower train.lr, or have one found: convloop tune lr; nothing was learned yet."
+    assert capsys.readouterr().err == (
+        "Warning: the net gives every image the same answer by step 7 (epoch 1, lr 0.002). Either too large a rate has ended "
+        "all that it had learned (lower train.lr, or have one found: convloop tune lr), or the labels do not follow from "
+        "the images.\n"
     )
 
 

@@ -1,11 +1,13 @@
 """Stop a training that cannot end well, early and with what to do."""
 
+import sys
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 
+from convloop.core.ranks import is_lead
 from convloop.errors import TrainingError
 from convloop.training.classifier import Classifier
 
@@ -24,18 +26,19 @@ class LossWatch(pl.Callback):
 
     Looking at sums that are added up on the device keeps all other steps free of waiting. The loss alone does not tell a
     net that steps far too large have ended: with no unit left that answers to its input it gives every image the same
-    answer, its loss falls back to that of guessing, and no gradient ever moves it again.
+    answer, its loss falls back to that of guessing, and no gradient ever moves it again. That is said and no error, since
+    it is all that there is to learn from labels that follow from nothing.
 
     Raises:
-        TrainingError: the loss is nan or infinite; the net gives all images of a batch the very same answer; or for
-            fifty steps and more every look found a mean loss since the last one above four times that of the first
-            step, from which a rate that is merely high recovers sooner.
+        TrainingError: the loss is nan or infinite; or for fifty steps and more every look found a mean loss since the
+            last one above four times that of the first step, from which a rate that is merely high recovers sooner.
     """
 
     def __init__(self) -> None:
         self.start_loss: float | None = None
         self._seen = (0.0, 0.0)  # loss and images of this epoch at the last look
         self._above_since_step: int | None = None
+        self._has_warned = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"start_loss": self.start_loss}
@@ -100,18 +103,21 @@ class LossWatch(pl.Callback):
             )
 
     def _ask(self, trainer: pl.Trainer, pl_module: pl.LightningModule, images_NHWC: torch.Tensor) -> None:
-        """Make sure that not all images get the very same answer."""
+        """Say so, once, when all images get the very same answer."""
         assert isinstance(pl_module, Classifier)
         was_training = pl_module.training
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             logits_NK = pl_module(images_NHWC)
         pl_module.train(was_training)
-        if len(logits_NK) > 1 and bool((logits_NK == logits_NK[0]).all()):
-            raise TrainingError(
-                f"The net gives every image the same answer by step {trainer.global_step} (epoch {trainer.current_epoch + 1}, "
-                f"lr {pl_module.lr:g}): too large a rate has ended all that it had learned. Lower train.lr, or have one found: "
-                f"convloop tune lr; {_kept(trainer)}."
+        if len(logits_NK) > 1 and bool((logits_NK == logits_NK[0]).all()) and is_lead() and not self._has_warned:
+            self._has_warned = True
+            print(
+                f"Warning: the net gives every image the same answer by step {trainer.global_step} (epoch "
+                f"{trainer.current_epoch + 1}, lr {pl_module.lr:g}). Either too large a rate has ended all that it had learned "
+                "(lower train.lr, or have one found: convloop tune lr), or the labels do not follow from the images.",
+                file=sys.stderr,
+                flush=True,
             )
 
 
