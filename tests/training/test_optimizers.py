@@ -47,7 +47,7 @@ def test_without_decay_a_net_moves_as_with_pytorch(
     name: str, kind: Callable[..., torch.optim.Optimizer], more: dict[str, float]
 ) -> None:
     ours, theirs = _net(), _net()
-    _steps(ours, OPTIMIZERS[name](ours, 0.01, None, 0.0))
+    _steps(ours, OPTIMIZERS[name](ours, 0.01, None, 0.0, True))
     _steps(theirs, kind(theirs.parameters(), lr=0.01, **more))
     _same(ours, theirs)
 
@@ -56,7 +56,7 @@ def test_without_decay_a_net_moves_as_with_pytorch(
 def test_decay_pulls_filters_and_matrices_and_leaves_biases(name: str) -> None:
     net = _net()
     before = {key: value.detach().clone() for key, value in net.named_parameters()}
-    optimizer = OPTIMIZERS[name](net, 0.01, None, 0.5)
+    optimizer = OPTIMIZERS[name](net, 0.01, None, 0.5, True)
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -67,13 +67,13 @@ def test_decay_pulls_filters_and_matrices_and_leaves_biases(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_is_frozen_is_left_out(name: str) -> None:
     net = speednet(9, 3, 2)
-    optimizer = OPTIMIZERS[name](net, 0.01, None, 0.1)
+    optimizer = OPTIMIZERS[name](net, 0.01, None, 0.1, True)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert held == {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
 
 
 def test_sgd_takes_another_momentum() -> None:
-    (group,) = OPTIMIZERS["sgd"](_net(), 0.01, 0.6, 0.0).param_groups
+    (group,) = OPTIMIZERS["sgd"](_net(), 0.01, 0.6, 0.0, True).param_groups
     assert (group["momentum"], group["nesterov"]) == (0.6, True)
 
 
@@ -83,7 +83,7 @@ def test_muon_moves_matrices_as_pytorch_does_at_the_scale_of_adamw() -> None:
         return nn.Sequential(nn.Linear(12, 7, bias=False), nn.Linear(7, 20, bias=False), nn.Linear(20, 2, bias=False))
 
     ours, theirs = net(), net()
-    _steps(ours, OPTIMIZERS["muon"](ours, 0.02, 0.9, 0.1))
+    _steps(ours, OPTIMIZERS["muon"](ours, 0.02, 0.9, 0.1, True))
     hidden = [theirs.get_parameter("0.weight"), theirs.get_parameter("1.weight")]
     optimizer = torch.optim.Muon(hidden, lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     _steps(theirs, optimizer)
@@ -94,7 +94,7 @@ def test_muon_moves_matrices_as_pytorch_does_at_the_scale_of_adamw() -> None:
 
 def test_muon_gives_biases_and_the_last_matrix_to_adamw() -> None:
     ours, theirs = _net(), _net()
-    _steps(ours, OPTIMIZERS["muon"](ours, 0.01, None, 0.0))
+    _steps(ours, OPTIMIZERS["muon"](ours, 0.01, None, 0.0, True))
     _steps(theirs, torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.0))
     for name, parameter in ours.named_parameters():
         is_same = torch.allclose(parameter, theirs.get_parameter(name), rtol=1e-4, atol=1e-6)
@@ -110,7 +110,7 @@ def test_muon_takes_a_filter_as_the_matrix_of_its_windows() -> None:
     for net in nets:
         first = net.get_parameter("0.weight")
         first.grad = gradient_RC.reshape(first.shape)
-        OPTIMIZERS["muon"](net, 0.1, None, 0.0).step()
+        OPTIMIZERS["muon"](net, 0.1, None, 0.0, True).step()
     torch.testing.assert_close(conv.weight.flatten(1), dense.weight)
 
 
@@ -132,11 +132,11 @@ def test_orthogonalising_moves_the_singular_values_alone(shape: tuple[int, int])
 
 def test_state_of_muon_is_taken_up_again() -> None:
     whole, cut = _net(), _net()
-    _steps(whole, OPTIMIZERS["muon"](whole, 0.01, None, 0.1), count=4)
-    first = OPTIMIZERS["muon"](cut, 0.01, None, 0.1)
+    _steps(whole, OPTIMIZERS["muon"](whole, 0.01, None, 0.1, True), count=4)
+    first = OPTIMIZERS["muon"](cut, 0.01, None, 0.1, True)
     generator = torch.Generator().manual_seed(1)
     gradients = [[torch.randn(one.shape, generator=generator) for one in cut.parameters()] for _ in range(4)]
-    second = OPTIMIZERS["muon"](cut, 0.01, None, 0.1)
+    second = OPTIMIZERS["muon"](cut, 0.01, None, 0.1, True)
     for number, of_step in enumerate(gradients):
         for parameter, gradient in zip(cut.parameters(), of_step, strict=True):
             parameter.grad = gradient

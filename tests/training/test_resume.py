@@ -5,6 +5,7 @@ import signal
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from convloop.core.state import BEFORE, LAST, opened
 from convloop.training.checkpoints import draw_from
 from convloop.training.classifier import Classifier, Sums
 from convloop.training.loaders import Batch, Batches, OrderedBatches, ShuffledBatches
+from convloop.training.recipe import recipe_of
 from convloop.training.trainer import Fitted, Stopped, fit
 from tests.conftest import Recorder
 
@@ -64,7 +66,9 @@ class _StoppedBatches(Batches):
         return batches if self.validation is None else _Signalling(batches, self.number, self.validation)  # type: ignore[return-value]
 
 
-def _fit(state: Path, recorder: Recorder, *, every_s: float = 60, **stop: object) -> Fitted:
+def _fit(
+    state: Path, recorder: Recorder, *, every_s: float = 60, recipe: dict[str, Any] | None = None, **stop: object
+) -> Fitted:
     generator = torch.Generator().manual_seed(1)
     images_NHWC = torch.randint(0, 256, (240, 8, 8, 3), dtype=torch.uint8, generator=generator)
     labels_N = torch.randint(0, 3, (240,), generator=generator)
@@ -76,12 +80,11 @@ def _fit(state: Path, recorder: Recorder, *, every_s: float = 60, **stop: object
     )
     for name, value in stop.items():
         setattr(batches, name, value)
-    settings = TrainParams(
-        accelerator="cpu", devices=1, batch_size=32, epochs=_EPOCHS, keep="last", seed=3, save_every_s=every_s
-    )
+    own = {"batch_size": 32, "epochs": _EPOCHS, "keep": "last", "seed": 3, "save_every_s": every_s}
+    settings = TrainParams.model_validate({"accelerator": "cpu", "devices": 1} | own | (recipe or {}))
     with opened(state) as resume_from:
         return fit(
-            Classifier(net, (128.0,) * 3, (60.0,) * 3, 0.01),
+            Classifier(net, (128.0,) * 3, (60.0,) * 3, 0.01, recipe=recipe_of(settings)),
             batches,
             settings,
             image_count=200,
@@ -132,6 +135,40 @@ def test_a_training_that_is_stopped_in_every_other_step_ends_in_the_same_weights
 
     assert stops > _EPOCHS * _BATCHES // 3
     _assert_same(resumed, uncut)
+    assert _rows(tmp_path / "cut") == _rows(tmp_path / "uncut")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"average_share": 0.9},
+        {"average_share": 0.9, "keep": "best"},
+        {"optimizer": "muon", "curve": "one_cycle", "warmup_share": 0.3},
+        {"optimizer": "sgd", "curve": "cosine", "label_smoothing_share": 0.1, "stop_after_epoch_count": 9},
+        {
+            "augment": {
+                "flip": True,
+                "shift_px": 1,
+                "trivial": True,
+                "cutout_px": 2,
+                "mixup_alpha": 1,
+                "cutmix_alpha": 1,
+            }
+        },
+        {"precision": "bf16", "clip": 0.1, "test_flip": True},
+        {"batch_size": 64, "accumulate": 2},
+    ],
+    ids=lambda recipe: " ".join(recipe),
+)
+@pytest.mark.parametrize("step", [3, _BATCHES + 1])
+def test_a_recipe_that_is_stopped_in_mid_epoch_ends_in_the_same_weights(
+    tmp_path: Path, recorder: Recorder, recipe: dict[str, Any], step: int
+) -> None:
+    uncut = _fit(tmp_path / "uncut", recorder, recipe=recipe)
+    with pytest.raises(Stopped):
+        _fit(tmp_path / "cut", recorder, recipe=recipe, step=step)
+
+    _assert_same(_fit(tmp_path / "cut", recorder, recipe=recipe), uncut)
     assert _rows(tmp_path / "cut") == _rows(tmp_path / "uncut")
 
 

@@ -1,5 +1,6 @@
 """What Lightning trains: a net, cross-entropy on its logits, and the recipe in `train` of the params."""
 
+from math import ceil, inf
 from typing import TYPE_CHECKING, cast
 
 import lightning.pytorch as pl
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from convloop.core.augment import Mix, augmented, generator_of
 from convloop.core.curves import CURVES
 from convloop.core.package import logits_of, normalise
-from convloop.training.loaders import Batch
+from convloop.training.loaders import Batch, Batches
 from convloop.training.optimizers import OPTIMIZERS
 from convloop.training.recipe import Recipe
 from convloop.training.sharding import shard
@@ -120,14 +121,24 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> "OptimizerLRScheduler":
         chosen = self.recipe
-        optimizer = OPTIMIZERS[chosen.optimizer](self.net, self.lr, chosen.momentum, chosen.weight_decay)
+        fused = not self.trainer.gradient_clip_val  # Lightning clips nothing before a fused step in half precision
+        optimizer = OPTIMIZERS[chosen.optimizer](self.net, self.lr, chosen.momentum, chosen.weight_decay, fused)
         if chosen.curve == "constant" and not chosen.warmup_share:
             return optimizer
-        step_count = self.trainer.estimated_stepping_batches
+        step_count = self._step_count()
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: CURVES[chosen.curve](min(1.0, step / step_count), chosen.warmup_share)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _step_count(self) -> float:
+        """Count the steps of the training. Lightning's count opens the batches before it knows where to go on."""
+        trainer = self.trainer
+        if trainer.max_epochs == -1:
+            return trainer.max_steps if trainer.max_steps != -1 else inf
+        assert trainer.max_epochs is not None
+        batches: Batches = trainer.datamodule  # type: ignore[attr-defined]
+        return ceil(batches.batch_count / trainer.accumulate_grad_batches) * trainer.max_epochs
 
     def on_train_epoch_start(self) -> None:
         self._train_sums = Sums(self.device)

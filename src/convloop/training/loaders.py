@@ -125,6 +125,11 @@ class Batches(pl.LightningDataModule):
         self._train, self._val = train, val
         self._batch_size, self._seed, self._sampling = batch_size, seed, sampling
 
+    @property
+    def batch_count(self) -> int:
+        """Count the batches of an epoch."""
+        return -(-len(self._train[1]) // self._batch_size)
+
     def resized(self, batch_size: int) -> "Batches":
         """Give the same images in batches of another size."""
         other = copy(self)

@@ -10,23 +10,23 @@ _MUON_TERMS = (3.4445, -4.7750, 2.0315)
 _MUON_ITERATION_COUNT = 5
 
 
-def adam(net: nn.Module, lr: float, momentum: float | None, weight_decay: float) -> torch.optim.Optimizer:
+def adam(net: nn.Module, lr: float, momentum: float | None, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
     """Give Adam (Kingma and Ba, 2015); decay is added to the gradient."""
-    return torch.optim.Adam(_groups(net, weight_decay), lr=lr, fused=True)
+    return torch.optim.Adam(_groups(net, weight_decay), lr=lr, fused=fused)
 
 
-def adamw(net: nn.Module, lr: float, momentum: float | None, weight_decay: float) -> torch.optim.Optimizer:
+def adamw(net: nn.Module, lr: float, momentum: float | None, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
     """Give AdamW (Loshchilov and Hutter, 2019); decay is taken from the weights, times the learning rate."""
-    return torch.optim.AdamW(_groups(net, weight_decay), lr=lr, weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(_groups(net, weight_decay), lr=lr, weight_decay=0.0, fused=fused)
 
 
-def sgd(net: nn.Module, lr: float, momentum: float | None, weight_decay: float) -> torch.optim.Optimizer:
+def sgd(net: nn.Module, lr: float, momentum: float | None, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
     """Give gradient descent with Nesterov's momentum, 0.9 when absent."""
     momentum = 0.9 if momentum is None else momentum
-    return torch.optim.SGD(_groups(net, weight_decay), lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    return torch.optim.SGD(_groups(net, weight_decay), lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
 
 
-def muon(net: nn.Module, lr: float, momentum: float | None, weight_decay: float) -> torch.optim.Optimizer:
+def muon(net: nn.Module, lr: float, momentum: float | None, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
     """Give Muon for filters and hidden matrices, its momentum 0.95 when absent, and AdamW for all else."""
     matrices, others = _split(net)
     groups = [
@@ -37,8 +37,8 @@ def muon(net: nn.Module, lr: float, momentum: float | None, weight_decay: float)
     return Muon([group for group in groups if group["params"]], lr, 0.95 if momentum is None else momentum)
 
 
-# From the net, learning rate, momentum (None for its own) and weight decay.
-OPTIMIZERS: dict[str, Callable[[nn.Module, float, float | None, float], torch.optim.Optimizer]] = {
+# From the net, learning rate, momentum (None for its own), weight decay, and whether one kernel may do a whole step.
+OPTIMIZERS: dict[str, Callable[[nn.Module, float, float | None, float, bool], torch.optim.Optimizer]] = {
     "adam": adam,
     "adamw": adamw,
     "sgd": sgd,
