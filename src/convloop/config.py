@@ -235,6 +235,16 @@ class TrainParams(Section):
         Literal[32, "bf16", "fp16", "auto"],
         Field(description="bits of the training arithmetic; `auto` is bf16 where the device computes in it, else 32"),
     ] = 32
+    deterministic: Annotated[
+        bool, Field(description="on a GPU, the same weights every time, more slowly; a CPU gives them anyway")
+    ] = False
+    compile: Annotated[
+        bool, Field(description="have torch.compile fuse the net's operations; the first steps wait for it")
+    ] = False
+    images_in: Annotated[
+        Literal["auto", "device", "memory", "files"],
+        Field(description="where images lie; `auto` takes the first of GPU, memory and files with room for them twice"),
+    ] = "auto"
     accumulate: Annotated[
         Count, Field(le=4096, description="pieces in which the images of one step are computed, to save memory")
     ] = 1

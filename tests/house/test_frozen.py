@@ -22,7 +22,7 @@ train.augment.trivial train.augment.cutout_px train.augment.mixup_alpha train.au
 train.stop_after_epoch_count train.test_flip train.seed train.class_weights train.sampling train.keep
 train.save_every_s
 train.accelerator train.devices train.nodes train.launcher train.strategy train.precision
-train.accumulate train.clip train.sync_batchnorm
+train.deterministic train.compile train.images_in train.accumulate train.clip train.sync_batchnorm
 evaluate.batch_size evaluate.worst_image_count
 register.model_name register.min_accuracy_share register.min_gain_share register.max_loss_share
 tracking.experiment tracking.timeout_s

@@ -26,7 +26,7 @@ def test_losses_of_a_ramp_are_those_of_a_plain_loop() -> None:
     for lr, batch_B in zip(lrs_S, torch.split(order_N, 32), strict=False):
         optimizer.param_groups[0]["lr"] = lr
         images_NHWC, labels_N = batches._train
-        loss = training_loss(classifier(images_NHWC[batch_B]), labels_N[batch_B], None)
+        loss = training_loss(classifier(images_NHWC.index_select(0, batch_B)), labels_N[batch_B], None)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()

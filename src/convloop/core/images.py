@@ -76,13 +76,18 @@ class Images:
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy the pixels at `indices` into memory, in that order, as uint8 NHWC."""
-        taken_NHWC = np.empty((len(indices), *self.shape_HWC), np.uint8)
-        starts_S = np.cumsum([0, *map(len, self.shards)])
-        shard_M = np.searchsorted(starts_S, indices, side="right") - 1
-        for number in np.unique(shard_M):
-            here = np.flatnonzero(shard_M == number)
-            taken_NHWC[here] = self.shards[number][indices[here] - starts_S[number]]
-        return taken_NHWC
+        return take(self.shards, indices)
+
+
+def take(shards: tuple[NDArray[np.uint8], ...], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Copy the pixels at `indices`, counted through all shards, into memory, in that order."""
+    taken_NHWC = np.empty((len(indices), *shards[0].shape[1:]), np.uint8)
+    starts_S = np.cumsum([0, *map(len, shards)])
+    shard_M = np.searchsorted(starts_S, indices, side="right") - 1
+    for number in np.unique(shard_M):
+        here = np.flatnonzero(shard_M == number)
+        taken_NHWC[here] = shards[number][indices[here] - starts_S[number]]
+    return taken_NHWC
 
 
 def content_hashes(images_NHWC: NDArray[np.uint8]) -> NDArray[np.void]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -40,10 +40,10 @@ def normalise(images_NHWC: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
     return ((images_NHWC.float() - mean_C) / std_C).permute(0, 3, 1, 2)
 
 
-def logits_of(net: nn.Module, images_NCHW: Tensor, *, test_flip: bool) -> Tensor:
+def logits_of(net: Callable[[Tensor], Tensor], images_NCHW: Tensor, *, test_flip: bool) -> Tensor:
     """Give logits_NK; with `test_flip` the mean of those of each image and of its mirror image."""
     logits_NK: Tensor = net(images_NCHW)
-    return (logits_NK + cast(Tensor, net(images_NCHW.flip(3)))) / 2 if test_flip else logits_NK
+    return (logits_NK + net(images_NCHW.flip(3))) / 2 if test_flip else logits_NK
 
 
 def with_digest(card: ModelCard, net: nn.Module) -> ModelCard:

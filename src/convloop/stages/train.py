@@ -8,10 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from convloop import lineage
 from convloop.core.card import ModelCard
@@ -30,6 +28,7 @@ from convloop.errors import ParamsError
 from convloop.packaging import write_package
 from convloop.training.classifier import Classifier, inverse_frequency
 from convloop.training.loaders import Batches
+from convloop.training.pixels import read_pixels
 from convloop.training.recipe import recipe_of
 from convloop.training.trainer import Fitted, fit
 
@@ -146,7 +145,7 @@ def new_classifier(settings: "TrainParams", images: Images, prepared: Prepared) 
     net = build_net(settings, images)
     train_indices = prepared.indices(TRAIN)
     if start := STARTS.get(settings.net.name):
-        some_NHWC, _ = _tensors(images, train_indices[:_START_IMAGE_COUNT])
+        some_NHWC = torch.from_numpy(images.take(train_indices[:_START_IMAGE_COUNT]))
         start(net, normalise(some_NHWC, torch.tensor(prepared.mean_C), torch.tensor(prepared.std_C)))
     weights_K = None
     if settings.class_weights == "inverse_frequency":
@@ -155,13 +154,15 @@ def new_classifier(settings: "TrainParams", images: Images, prepared: Prepared) 
 
 
 def read_batches(settings: "TrainParams", images: Images, prepared: Prepared) -> Batches:
-    """Read the images of train and val into memory."""
+    """Give the images of train and val, in memory or in their files."""
+    train_N, val_N = prepared.indices(TRAIN), prepared.indices(VAL)
     return Batches(
-        _tensors(images, prepared.indices(TRAIN)),
-        _tensors(images, prepared.indices(VAL)),
+        (read_pixels(images, train_N, settings), torch.from_numpy(images.labels_N[train_N])),
+        (read_pixels(images, val_N, settings), torch.from_numpy(images.labels_N[val_N])),
         batch_size=settings.batch_size // settings.accumulate,
         seed=settings.seed,
         sampling=settings.sampling,
+        images_in=settings.images_in,
     )
 
 
@@ -192,10 +193,6 @@ def build_net(settings: "TrainParams", images: Images) -> nn.Module:
 def _run_name(params: "Params") -> str:
     sections = ("generate", "prepare", "train")
     return lineage.run_name(params.flat(*sections), params.model_validate({}).flat(*sections))
-
-
-def _tensors(images: Images, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(images.take(indices)), torch.from_numpy(images.labels_N[indices])
 
 
 def _outcome(rows: list[Row], fitted: Fitted) -> dict[str, Any]:

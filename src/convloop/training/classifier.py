@@ -1,5 +1,6 @@
 """What Lightning trains: a net, cross-entropy on its logits, and the recipe in `train` of the params."""
 
+from collections.abc import Callable
 from math import ceil, inf
 from typing import TYPE_CHECKING, cast
 
@@ -109,15 +110,22 @@ class Classifier(pl.LightningModule):
         self.register_buffer("std_C", torch.tensor(std_C))
         self.register_buffer("weights_K", weights_K, persistent=False)
         self.means: dict[str, float] = {}
+        self._call: Callable[[Tensor], Tensor] = self._call_net
 
     def forward(self, images_NHWC: Tensor) -> Tensor:
         """Give logits_NK for uint8 images_NHWC, as the package will."""
         images_NCHW = normalise(images_NHWC, cast(Tensor, self.mean_C), cast(Tensor, self.std_C))
-        return logits_of(self.net, images_NCHW, test_flip=self.recipe.test_flip)
+        return logits_of(self._call, images_NCHW, test_flip=self.recipe.test_flip)
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             shard(self.net, self.trainer.strategy)
+        if self.recipe.compile:
+            # A call and not the net, whose weights would take other names; Module.compile() passes a Sequential by.
+            self._call = torch.compile(self._call_net)
+
+    def _call_net(self, images_NCHW: Tensor) -> Tensor:
+        return cast(Tensor, self.net(images_NCHW))
 
     def configure_optimizers(self) -> "OptimizerLRScheduler":
         chosen = self.recipe
@@ -153,7 +161,7 @@ class Classifier(pl.LightningModule):
             # Of these four numbers alone, so that a training that goes on from any batch draws the same.
             generator_of(self.recipe.seed, self.current_epoch, batch_index, self.global_rank),
         )
-        logits_NK = self.net(images_NCHW)
+        logits_NK = self._call(images_NCHW)
         weights_K = cast(Tensor | None, self.weights_K)
         loss = training_loss(logits_NK.float(), labels_N, weights_K, self.recipe.label_smoothing_share, mix)
         if weight:

@@ -1,6 +1,7 @@
 """What this machine offers to a training: devices, precision, threads, and who started its processes."""
 
 import os
+import shutil
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +53,17 @@ def check_devices(settings: "TrainParams") -> None:
     """Check what the params alone cannot tell.
 
     Raises:
-        DeviceError: there is no GPU where one is needed, or no DeepSpeed.
+        DeviceError: there is no GPU where one is needed, no DeepSpeed, or no compiler.
     """
     if "deepspeed" in settings.strategy and find_spec("deepspeed") is None:
         raise DeviceError(
             f"params.yaml: train.strategy is {settings.strategy}, but DeepSpeed is not installed. "
             'Install it: .venv/bin/pip --isolated install -e ".[deepspeed]"'
+        )
+    if settings.compile and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+        raise DeviceError(
+            f"params.yaml: train.compile is true, but there is no {compiler}, with which PyTorch compiles. "
+            "Install a C++ compiler, name one in CXX, or use false."
         )
     if device_kind(settings.accelerator) != "cpu":
         return

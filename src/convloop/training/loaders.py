@@ -1,4 +1,4 @@
-"""Ready batches, cut from images in memory: no worker processes, no collating."""
+"""Ready batches, cut from images where they lie: no worker processes, no collating."""
 
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -6,6 +6,8 @@ from copy import copy
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+
+from convloop.training.pixels import Pixels, on_device
 
 # A rank's share of a batch: images_NHWC, labels_N, and what its mean loss weighs in the mean over ranks. That is 1 where
 # all ranks hold as many images, and 0 where this one holds none: then one image of another rank stands in, since every
@@ -26,7 +28,7 @@ class ShuffledBatches:
 
     def __init__(
         self,
-        images_NHWC: Tensor,
+        images_NHWC: Pixels,
         labels_N: Tensor,
         *,
         batch_size: int,
@@ -51,7 +53,8 @@ class ShuffledBatches:
         generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
         order_N = torch.randperm(len(self._labels_N), generator=generator)
         if self._sampling == "balanced":
-            order_N = balanced_draw(self._labels_N, generator)[order_N]
+            order_N = balanced_draw(self._labels_N.cpu(), generator)[order_N]
+        order_N = order_N.to(_device_of(self._images_NHWC))
         for number, batch_B in enumerate(torch.split(order_N, self._batch_size)[first:], first + 1):
             self._place = {"epoch": epoch, "batch": number}
             own_B, weight = _share(batch_B, self._rank, self._world_size)
@@ -62,6 +65,11 @@ class ShuffledBatches:
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._place = state_dict
+
+
+def _device_of(images_NHWC: Pixels) -> torch.device:
+    """Tell where the places of images are to be named: where they lie, so that no batch waits for its own."""
+    return images_NHWC.device if isinstance(images_NHWC, Tensor) else torch.device("cpu")
 
 
 def _share(batch_B: Tensor, rank: int, world_size: int) -> tuple[Tensor, float]:
@@ -94,7 +102,7 @@ class OrderedBatches:
     All ranks yield as many batches: one more forward pass on one of them would leave it waiting for the others.
     """
 
-    def __init__(self, images_NHWC: Tensor, labels_N: Tensor, *, batch_size: int, rank: int, world_size: int) -> None:
+    def __init__(self, images_NHWC: Pixels, labels_N: Tensor, *, batch_size: int, rank: int, world_size: int) -> None:
         self._images_NHWC, self._labels_N = images_NHWC, labels_N
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
 
@@ -103,10 +111,10 @@ class OrderedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, len(self._labels_N), self._batch_size):
-            batch_B = torch.arange(first, min(first + self._batch_size, len(self._labels_N)))
+            after = min(first + self._batch_size, len(self._labels_N))
+            batch_B = torch.arange(first, after, device=_device_of(self._images_NHWC))
             own_B, weight = _share(batch_B, self._rank, self._world_size)
-            own = slice(int(own_B[0]), int(own_B[-1]) + 1, self._world_size)
-            yield self._images_NHWC[own], self._labels_N[own], weight
+            yield self._images_NHWC.index_select(0, own_B), self._labels_N.index_select(0, own_B), weight
 
 
 class Batches(pl.LightningDataModule):
@@ -114,16 +122,17 @@ class Batches(pl.LightningDataModule):
 
     def __init__(
         self,
-        train: tuple[Tensor, Tensor],
-        val: tuple[Tensor, Tensor],
+        train: tuple[Pixels, Tensor],
+        val: tuple[Pixels, Tensor],
         *,
         batch_size: int,
         seed: int,
         sampling: str = "shuffled",
+        images_in: str = "auto",
     ) -> None:
         super().__init__()
         self._train, self._val = train, val
-        self._batch_size, self._seed, self._sampling = batch_size, seed, sampling
+        self._batch_size, self._seed, self._sampling, self._images_in = batch_size, seed, sampling, images_in
 
     @property
     def batch_count(self) -> int:
@@ -139,6 +148,7 @@ class Batches(pl.LightningDataModule):
     def train_dataloader(self) -> ShuffledBatches:
         trainer = self.trainer
         assert trainer is not None
+        self._train = self._placed(self._train, trainer)
         return ShuffledBatches(
             *self._train,
             batch_size=self._batch_size,
@@ -152,9 +162,15 @@ class Batches(pl.LightningDataModule):
     def val_dataloader(self) -> OrderedBatches:
         trainer = self.trainer
         assert trainer is not None
+        self._val = self._placed(self._val, trainer)
         return OrderedBatches(
             *self._val,
             batch_size=max(self._batch_size, 512 * trainer.world_size),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
+
+    def _placed(self, images: tuple[Pixels, Tensor], trainer: pl.Trainer) -> tuple[Pixels, Tensor]:
+        images_NHWC, labels_N = images
+        images_NHWC = on_device(images_NHWC, trainer.strategy.root_device, self._images_in)
+        return images_NHWC, labels_N.to(_device_of(images_NHWC))

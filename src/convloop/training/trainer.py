@@ -99,6 +99,8 @@ def fit(
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip,
             sync_batchnorm=settings.sync_batchnorm,
+            deterministic=settings.deterministic,
+            benchmark=not settings.deterministic,
             max_epochs=settings.epochs,
             callbacks=[
                 stop,
