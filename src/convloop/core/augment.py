@@ -4,6 +4,7 @@ Every random number is drawn on the processor from the generator that is passed 
 on every device, and no draw waits for the device. Images are images_NHWC, uint8 or float where nothing else is said.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,10 +102,16 @@ class Augment:
     cutmix_alpha: float = 0.0
 
 
+_NOTHING = Augment()
+
+
 def augmented(
-    images_NHWC: Tensor, chosen: Augment, mean_C: Tensor, std_C: Tensor, generator: Generator
+    images_NHWC: Tensor, chosen: Augment, mean_C: Tensor, std_C: Tensor, draw: Callable[[], Generator]
 ) -> tuple[Tensor, Mix | None]:
     """Give uint8 images changed and standardised as images_NCHW, and their second labels where they were mixed."""
+    if chosen == _NOTHING:
+        return normalise(images_NHWC, mean_C, std_C), None
+    generator = draw()
     mix: Mix | None = None
     if chosen.flip:
         images_NHWC = flip(images_NHWC, generator)

@@ -159,7 +159,7 @@ class Classifier(pl.LightningModule):
             cast(Tensor, self.mean_C),
             cast(Tensor, self.std_C),
             # Of these four numbers alone, so that a training that goes on from any batch draws the same.
-            generator_of(self.recipe.seed, self.current_epoch, batch_index, self.global_rank),
+            lambda: generator_of(self.recipe.seed, self.current_epoch, batch_index, self.global_rank),
         )
         logits_NK = self._call(images_NCHW)
         weights_K = cast(Tensor | None, self.weights_K)
