@@ -24,7 +24,8 @@ def give_answer(project: Path, what: str, values: dict[str, Any], *, apply: bool
         apply_patch(project, file)
         return
     print(f"{file.relative_to(project)}: {' '.join(said(values))}")
-    print(f"Try it: dvc exp run {' '.join(f'-S {word}' for word in said(values))}")
+    if not _is_of_the_gate(values):  # experiments are not judged
+        print(f"Try it: dvc exp run {' '.join(f'-S {word}' for word in said(values))}")
     print(f"Write it into {FILE_NAME}: convloop tune apply {file.relative_to(project)}")
 
 
@@ -42,7 +43,12 @@ def apply_patch(project: Path, patch: Path) -> None:
         with_value(tree, key, value)
     check(tree)
     write_values(project / FILE_NAME, values)
-    print(f"{FILE_NAME} now has {' '.join(said(values))}. Train with it: dvc repro")
+    does = "Judge" if _is_of_the_gate(values) else "Train"
+    print(f"{FILE_NAME} now has {' '.join(said(values))}. {does} with it: dvc repro")
+
+
+def _is_of_the_gate(values: dict[str, Any]) -> bool:
+    return all(key.startswith("register.") for key in values)
 
 
 def said(values: dict[str, Any]) -> list[str]:
