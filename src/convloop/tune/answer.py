@@ -9,6 +9,7 @@ from convloop.errors import ParamsError
 from convloop.params_file import FILE_NAME, read_tree, write_values
 
 FOLDER = Path("work") / "tune"
+_ORDER = check({}).model_dump(by_alias=True)  # as docs/params.md lists them
 
 
 def give_answer(project: Path, what: str, values: dict[str, Any], *, apply: bool) -> None:
@@ -18,8 +19,8 @@ def give_answer(project: Path, what: str, values: dict[str, Any], *, apply: bool
         values: dotted key -> plain value.
     """
     file = project / FOLDER / what / "patch.yaml"
-    write_text(file, "{}\n")
-    write_values(file, values)
+    write_text(file, "")
+    write_values(file, values, _ORDER)
     if apply:
         apply_patch(project, file)
         return
@@ -42,7 +43,7 @@ def apply_patch(project: Path, patch: Path) -> None:
     for key, value in values.items():
         with_value(tree, key, value)
     check(tree)
-    write_values(project / FILE_NAME, values)
+    write_values(project / FILE_NAME, values, _ORDER)
     does = "Judge" if _is_of_the_gate(values) else "Train"
     print(f"{FILE_NAME} now has {' '.join(said(values))}. {does} with it: dvc repro")
 
