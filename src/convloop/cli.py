@@ -142,6 +142,10 @@ def _add_set(word: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_apply(word: argparse.ArgumentParser) -> None:
+    word.add_argument("--apply", action="store_true", help="write the answer into params.yaml")
+
+
 def _add_tune(word: argparse.ArgumentParser) -> None:
     words = word.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, does in (
@@ -151,11 +155,12 @@ def _add_tune(word: argparse.ArgumentParser) -> None:
     ):
         one = words.add_parser(name, help=does)
         _add_set(one)
-        one.add_argument("--apply", action="store_true", help="write the answer into params.yaml")
+        _add_apply(one)
         one.set_defaults(command=lambda arguments, name=name: _tune(name, arguments))
     one = words.add_parser("repeats", help="the same training under several seeds: how far noise goes")
     _add_set(one)
     one.add_argument("count", type=int, metavar="COUNT", help="seeds, such as 5")
+    _add_apply(one)
     one.set_defaults(command=_tune_repeats)
     one = words.add_parser("trial")
     one.add_argument("folder", type=Path)
@@ -252,7 +257,7 @@ def _tune(name: str, arguments: argparse.Namespace) -> int:
 def _tune_repeats(arguments: argparse.Namespace) -> int:
     from convloop.tune.repeats import tune_repeats
 
-    tune_repeats(_project(), _load(arguments.overrides), arguments.count)
+    tune_repeats(_project(), _load(arguments.overrides), arguments.count, apply=arguments.apply)
     return 0
 
 

@@ -86,11 +86,12 @@ def override(tree: dict[str, Any], assignment: str) -> None:
     tree[keys[-1]] = value
 
 
-def write_values(file: Path, values: dict[str, Any]) -> None:
+def write_values(file: Path, values: dict[str, Any], order: dict[str, Any]) -> None:
     """Set keys in a params file and leave its comments, its order and its other lines as they are.
 
     Args:
         values: dotted key -> plain value; sections that are not there yet are added.
+        order: nested keys in the order in which those that are not there yet take their place.
 
     Raises:
         ParamsError: the file cannot be read, or a key on the way holds a value.
@@ -106,14 +107,14 @@ def write_values(file: Path, values: dict[str, Any]) -> None:
     tree = CommentedMap() if root is None else root
     for dotted, value in values.items():
         *above, last = dotted.split(".")
-        section = tree
+        section, ordered = tree, order
         for key in above:
             if key not in section:
-                _add(section, key, CommentedMap())
-            section = section[key]
+                _add(section, key, CommentedMap(), list(ordered))
+            section, ordered = section[key], ordered.get(key, {})
             if not isinstance(section, CommentedMap):
                 raise ParamsError(f"{file.name}: {dotted} cannot be set, since {key} is a value and holds no keys.")
-        _add(section, last, value)
+        _add(section, last, value, list(ordered))
     text = StringIO()
     yaml.dump(tree, text)
     building = file.with_name(f"{file.name}.tmp")
@@ -121,9 +122,23 @@ def write_values(file: Path, values: dict[str, Any]) -> None:
     building.replace(file)
 
 
-def _add(section: CommentedMap, key: str, value: Any) -> None:
-    """Set a key; a new one comes before the last, to which the blank line behind a section belongs."""
+def _add(section: CommentedMap, key: str, value: Any, order: list[str]) -> None:
+    """Set a key; a new one comes behind those that `order` has before it."""
     if key in section:
         section[key] = value
-    else:
-        section.insert(max(len(section) - 1, 0), key, value)
+        return
+    earlier = order[: order.index(key)] if key in order else list(section)
+    place = max((number for number, name in enumerate(section, 1) if name in earlier), default=0)
+    # The blank line behind a section belongs to its last key, which therefore stays the last.
+    section.insert(min(place, len(section) - _ends_blank(section)), key, value)
+
+
+def _ends_blank(section: CommentedMap) -> bool:
+    """Tell whether a blank line or a comment on a line of its own follows a section's last key."""
+    if not section:
+        return False
+    last = next(reversed(section))
+    tokens = [token for token in section.ca.items.get(last, []) if token is not None]
+    if any("\n" in token.value[:-1] for token in tokens):
+        return True
+    return isinstance(section[last], CommentedMap) and _ends_blank(section[last])

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from convloop import store
-from convloop.config import Params
+from convloop.config import Params, load
 from convloop.core.card import CARD_FILE
 from convloop.core.gate import compare
 from convloop.errors import DataError, OutputError, TrackingError
 from convloop.pipeline import STAGES
 from convloop.registry import Registry, Version
 from convloop.tracking import Tracker
+from convloop.tune.answer import give_answer
 from tests.conftest import Convloop
 from tests.test_store import closed_port
 
@@ -185,6 +186,23 @@ def test_better_model_takes_the_champions_place(trained: Path, params: Params) -
     assert verdict["comparison"]["champion_accuracy"] == pytest.approx(champion_right_N.mean())
     assert verdict["comparison"]["gain_share"] == pytest.approx(1 - champion_right_N.mean())
     assert [version.aliases for version in versions(trained)] == [("candidate", "champion"), ("previous",)]
+
+
+def test_a_gain_within_the_noise_of_seeds_is_refused(trained: Path, params: Params) -> None:
+    with np.load(trained / "reports/evaluate/predictions.npz") as archive:
+        champion_right_N = archive["probabilities_NK"].argmax(1) == archive["labels_N"]
+    register(trained, params)
+    give_answer(trained, "repeats", {"register.min_gain_share": 0.9}, apply=True)
+    become_another_model(trained, "f" * 64, wrong_count=0)
+    verdict = register(trained, load(trained / "params.yaml"))
+    facts = compare(np.ones_like(champion_right_N), champion_right_N)
+    assert 0 < facts.gain_share < 0.9
+    assert (verdict["promoted"], verdict["reason"]) == (
+        False,
+        f"Refused: test accuracy 1.000 against {champion_right_N.mean():.3f} (champion, version 1), 95 % interval "
+        f"{facts.low_share:+.3f} to {facts.high_share:+.3f}; register.min_gain_share asks for more than 0.9. "
+        "Nothing was promoted.",
+    )
 
 
 def test_champion_of_other_classes_is_not_compared(trained: Path, params: Params) -> None:

@@ -83,7 +83,7 @@ def test_a_patch_changes_its_keys_and_nothing_else(tmp_path: Path) -> None:
     changed = [
         (old, new)
         for old, new in zip(
-            text.replace("    name: cnn3", "    pool: null\n    name: cnn3").splitlines(),
+            text.replace("\n  epochs: 8", "\n    pool: null\n  epochs: 8").splitlines(),
             (tmp_path / "params.yaml").read_text().splitlines(),
             strict=True,
         )
@@ -96,6 +96,35 @@ def test_a_patch_changes_its_keys_and_nothing_else(tmp_path: Path) -> None:
         ),
         ("  lr: 0.001", "  lr: 0.0034"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "train:\n  epochs: 2  # few\n  optimizer: sgd\n  seed: 7  # any\n\n# the gate\nregister:\n  model_name: a\n",
+            "train:\n  epochs: 2  # few\n  lr: 0.1\n  optimizer: sgd\n  augment:\n    flip: true\n    shift_px: 2\n"
+            "  clip: 1.0\n  seed: 7  # any\n\n# the gate\nregister:\n  model_name: a\n",
+        ),
+        (
+            "train: {optimizer: sgd, seed: 7}\n\nregister: {model_name: a}\n",
+            "train: {lr: 0.1, optimizer: sgd, augment: {flip: true, shift_px: 2}, seed: 7, clip: 1.0}\n\n"
+            "register: {model_name: a}\n",
+        ),
+        (
+            "register:\n  model_name: a\n",
+            "train:\n  lr: 0.1\n  augment:\n    flip: true\n    shift_px: 2\n  clip: 1.0\nregister:\n  model_name: a\n",
+        ),
+    ],
+    ids=["lines", "braces", "no section"],
+)
+def test_new_keys_take_the_place_that_params_md_gives_them(project: Path, before: str, after: str) -> None:
+    (project / "params.yaml").write_text(before)
+    (project / "patch.yaml").write_text("train: {clip: 1.0, augment: {shift_px: 2, flip: true}, lr: 0.1}\n")
+
+    apply_patch(project, project / "patch.yaml")
+
+    assert (project / "params.yaml").read_text() == after
 
 
 def test_a_patch_that_would_be_refused_is_not_written(project: Path) -> None:

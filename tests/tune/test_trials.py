@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from convloop.config import Params, check, with_value
+from convloop.config import Params, check, load, with_value
 from convloop.core.noise import measure_noise
 from convloop.errors import BusyError, ParamsError
 from convloop.tune.repeats import tune_repeats
@@ -63,7 +64,7 @@ def test_two_searches_of_the_same_do_not_run_at_once(tmp_path: Path) -> None:
 
 def test_one_repeat_is_refused(project: Path, params: Params) -> None:
     with pytest.raises(ParamsError) as error:
-        tune_repeats(project, params, 1)
+        tune_repeats(project, params, 1, apply=False)
 
     assert str(error.value) == "convloop tune repeats 1: one training has no spread. Type at least 2, better 5."
 
@@ -78,6 +79,15 @@ def test_repeats_tell_the_noise_of_seeds_in_one_run_with_nested_ones(trained: Pa
     assert list(found["seeds"]) == ["7", "8"]
     tests = [result["test_accuracy"] for result in found["seeds"].values()]
     assert found["test_accuracy"]["floor"] == pytest.approx(measure_noise(tests).floor)
+    floor = min(round(found["test_accuracy"]["floor"], 4), 1.0)
+    patch = YAML(typ="safe").load(trained / "work/tune/repeats/patch.yaml")
+    assert patch == {"register": {"min_gain_share": floor}}
+    assert done.stdout.endswith(
+        f"may differ in their seed alone\n"
+        "work/tune/repeats.json: convloop compare reads it\n"
+        f"work/tune/repeats/patch.yaml: register.min_gain_share={floor:g}\n"
+        "Write it into params.yaml: convloop tune apply work/tune/repeats/patch.yaml\n"
+    )
     # The seed of params.yaml gives what the pipeline gave: the same training, scored through its package there.
     piped = json.loads((trained / "reports/evaluate/scores.json").read_text())["accuracy"]
     assert tests[0] == pytest.approx(piped, abs=1 / 130 + 1e-9)
@@ -89,3 +99,7 @@ def test_repeats_tell_the_noise_of_seeds_in_one_run_with_nested_ones(trained: Pa
     assert [names[name].data.tags["mlflow.parentRunId"] for name in ("seed 7", "seed 8")] == [above, above]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert not (trained / "work/checkpoints").exists()
+    # The same again trains nothing, and writes the answer.
+    again = convloop("tune", "repeats", "2", "--apply")
+    assert again.stdout.endswith(f"params.yaml now has register.min_gain_share={floor:g}. Judge with it: dvc repro\n")
+    assert load(trained / "params.yaml").registration.min_gain_share == floor

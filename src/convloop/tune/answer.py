@@ -9,6 +9,7 @@ from convloop.errors import ParamsError
 from convloop.params_file import FILE_NAME, read_tree, write_values
 
 FOLDER = Path("work") / "tune"
+_ORDER = check({}).model_dump(by_alias=True)  # as docs/params.md lists them
 
 
 def give_answer(project: Path, what: str, values: dict[str, Any], *, apply: bool) -> None:
@@ -18,13 +19,14 @@ def give_answer(project: Path, what: str, values: dict[str, Any], *, apply: bool
         values: dotted key -> plain value.
     """
     file = project / FOLDER / what / "patch.yaml"
-    write_text(file, "{}\n")
-    write_values(file, values)
+    write_text(file, "")
+    write_values(file, values, _ORDER)
     if apply:
         apply_patch(project, file)
         return
     print(f"{file.relative_to(project)}: {' '.join(said(values))}")
-    print(f"Try it: dvc exp run {' '.join(f'-S {word}' for word in said(values))}")
+    if not _is_of_the_gate(values):  # experiments are not judged
+        print(f"Try it: dvc exp run {' '.join(f'-S {word}' for word in said(values))}")
     print(f"Write it into {FILE_NAME}: convloop tune apply {file.relative_to(project)}")
 
 
@@ -41,8 +43,13 @@ def apply_patch(project: Path, patch: Path) -> None:
     for key, value in values.items():
         with_value(tree, key, value)
     check(tree)
-    write_values(project / FILE_NAME, values)
-    print(f"{FILE_NAME} now has {' '.join(said(values))}. Train with it: dvc repro")
+    write_values(project / FILE_NAME, values, _ORDER)
+    does = "Judge" if _is_of_the_gate(values) else "Train"
+    print(f"{FILE_NAME} now has {' '.join(said(values))}. {does} with it: dvc repro")
+
+
+def _is_of_the_gate(values: dict[str, Any]) -> bool:
+    return all(key.startswith("register.") for key in values)
 
 
 def said(values: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from convloop.core.noise import FILE, measure_noise
 from convloop.errors import ParamsError, TrainingError
 from convloop.stages.train import INPUTS
 from convloop.tracking import Tracker
+from convloop.tune.answer import give_answer
 from convloop.tune.trials import Result, TrialFailed, alone, finder_folder, run_trial
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 _NAMES = {"val_accuracy": "val accuracy ", "test_accuracy": "test accuracy"}
 
 
-def tune_repeats(project: Path, params: "Params", count: int) -> None:
+def tune_repeats(project: Path, params: "Params", count: int, *, apply: bool) -> None:
     """Train the current params under `count` seeds, from `train.seed` on, and write work/tune/repeats.json.
 
+    The answer is a gate that promotes no gain that another seed may give as well: the floor of test accuracy.
     What is trained already is not trained again, so a larger count adds the seeds that are missing.
 
     Raises:
@@ -89,6 +91,9 @@ def tune_repeats(project: Path, params: "Params", count: int) -> None:
             f"{noise.deviation:.4f}; two trainings that differ by less than {noise.floor:.4f} may differ in their seed alone"
         )
     print(f"{file.relative_to(project)}: convloop compare reads it")
+    # As printed above; few repeats far apart may give more than a share can be.
+    floor = min(round(noises["test_accuracy"].floor, 4), 1.0)
+    give_answer(project, "repeats", {"register.min_gain_share": floor}, apply=apply)
 
 
 def _points(result: Result, step: int) -> list[Point]:

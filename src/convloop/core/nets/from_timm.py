@@ -1,7 +1,9 @@
 """Any net of timm (pytorch-image-models), which comes with the extra `timm`."""
 
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,23 +28,26 @@ def timm_net(
         raise ValueError(f'timm cannot be imported ({error}). Install it: pip install "convloop[timm]"') from error
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=1, cutoff=0)
-        raise ValueError(f"timm has no net of that name. Did you mean {PREFIX}{near[0]}?")
+        raise ValueError(f"timm has no net of that name. The nearest is {PREFIX}{near[0]}")
     if weights_path is not None and not Path(weights_path).is_file():
         raise ValueError(f"train.net.weights_path is {weights_path}, where no file is. Set it to a file of weights")
-    source = {"file": weights_path} if weights_path else {}
-    fixed = {"img_size": image_px} if _has_fixed_size(name) else {}
+    where = f" with the weights of {weights_path}" if weights_path else ""
+    other = "Choose weights of this net, in timm's form" if weights_path else "Choose another"
     try:
-        net: nn.Module = timm.create_model(
-            name,
-            pretrained=weights_path is not None,
-            pretrained_cfg_overlay=source,
-            in_chans=channel_count,
-            num_classes=class_count,
-            **fixed,
-        )
+        fixed = {"img_size": image_px} if _has_fixed_size(name) else {}
+        make = partial(timm.create_model, name, in_chans=channel_count, num_classes=class_count, **fixed)
+        net: nn.Module
+        if weights_path is None:
+            net = make()
+        else:
+            with torch.random.fork_rng(devices=[]):
+                first = make()
+            # A file of no classes: its head fits none, so that a new one is always made.
+            net = make(pretrained=True, pretrained_cfg_overlay={"file": weights_path, "num_classes": 0})
+            _refuse_gaps(first, net)
     except Exception as error:  # each net and each form of file fails in its own way
-        where = f" with the weights of {weights_path}" if weights_path else ""
-        raise ValueError(f"timm cannot build it{where}: {str(error).splitlines()[0]} Choose another") from error
+        problem = " ".join(line.strip() for line in str(error).splitlines()[:2]).rstrip(".")
+        raise ValueError(f"timm cannot build it{where}: {problem}. {other}") from error
     try:
         with torch.no_grad():
             net.eval()(torch.zeros(1, channel_count, image_px, image_px))
@@ -52,6 +57,25 @@ def timm_net(
             "Use larger images or another net"
         ) from error
     return net.train()
+
+
+def _refuse_gaps(first: nn.Module, net: nn.Module) -> None:
+    """Refuse weights that left a part of the body as chance made it, which timm does without a word beside a new head.
+
+    Args:
+        first: the same net from the same random numbers, without the file.
+    """
+    config: Any = net.pretrained_cfg
+    anew = [config.get("classifier"), config.get("first_conv")]
+    names = tuple(f"{name}." for value in anew if value for name in ([value] if isinstance(value, str) else value))
+    weights = {
+        name: weight
+        for name, weight in first.named_parameters()
+        if weight.ndim > 1 and not name.startswith(names) and weight.min() < weight.max()
+    }
+    gaps = [name for name, weight in weights.items() if torch.equal(weight, net.get_parameter(name))]
+    if gaps:
+        raise ValueError(f"the file lacks {len(gaps)} of {len(weights)} matrices and filters, such as {gaps[0]}")
 
 
 def _has_fixed_size(name: str) -> bool:
