@@ -5,6 +5,7 @@ epoch (the first one left out) as images/s, and its ratio to another one of the 
 ratios of wall time; those of CPU time with --threads 1 stand it better.
 
     ours            what `convloop train` runs: validation, checkpoints and history of every epoch included
+    ours files      the same with the images left in their files, in the page cache
     hand            the best loop that can be written by hand for it: ready batches, channels-last, fused Adam, no waiting
     torch loader    a usual PyTorch loop: float NCHW images, DataLoader, Adam, the loss read at every step
     lightning       a usual LightningModule with DataLoader, which logs its loss and a torchmetrics accuracy at every step
@@ -29,11 +30,20 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from convloop.training.pixels import MappedPixels
+
 CASES = {"cnn3:64": 8_192, "cnn2:32": 4_096, "cnn3:512": 16_384, "cnn2:512": 12_288, "resnet18:512": 1_024}
-KINDS = ("ours", "ours bf16", "hand", "hand bf16", "torch loader", "lightning", "keras")
+KINDS = ("ours", "ours files", "ours bf16", "hand", "hand bf16", "torch loader", "lightning", "keras")
 EPOCHS = 4
 Seconds = tuple[float, float]  # of the wall clock, and of CPU time in all threads
-PAIRS = (("ours", "hand"), ("ours bf16", "hand bf16"), ("ours", "keras"), ("ours bf16", "keras"), ("ours", "lightning"))
+PAIRS = (
+    ("ours", "hand"),
+    ("ours bf16", "hand bf16"),
+    ("ours files", "ours"),
+    ("ours", "keras"),
+    ("ours bf16", "keras"),
+    ("ours", "lightning"),
+)
 
 
 def main() -> None:
@@ -103,7 +113,8 @@ def train_one(kind: str, case: str) -> dict[str, float]:
         return measured_peak()
     net_name, batch_size = case.split(":")
     run = {"ours": ours, "hand": hand, "torch": torch_loader, "lightning": lightning, "keras": keras}[kind.split()[0]]
-    epochs = run(net_name, int(batch_size), CASES[case], "bf16" in kind)
+    how = {"files": True} if kind == "ours files" else {}
+    epochs = run(net_name, int(batch_size), CASES[case], "bf16" in kind, **how)
     figures = {
         "images_per_s": CASES[case] / median(wall_s for wall_s, _ in epochs[1:]),
         "images_per_cpu_s": CASES[case] / median(cpu_s for _, cpu_s in epochs[1:]),
@@ -156,7 +167,7 @@ def _net(name: str) -> "nn.Module":
     return NETS[name](32, 3, 10)
 
 
-def ours(net_name: str, batch_size: int, count: int, bf16: bool) -> list[Seconds]:
+def ours(net_name: str, batch_size: int, count: int, bf16: bool, files: bool = False) -> list[Seconds]:
     from convloop.config import TrainParams
     from convloop.core.history import read_history
     from convloop.core.state import opened
@@ -169,10 +180,10 @@ def ours(net_name: str, batch_size: int, count: int, bf16: bool) -> list[Seconds
     settings = TrainParams(
         epochs=EPOCHS, batch_size=batch_size, accelerator="cpu", devices=1, precision="bf16" if bf16 else 32
     )
-    batches = Batches(
-        (images_NHWC, labels_N), (images_NHWC[:64], labels_N[:64]), batch_size=batch_size, seed=settings.seed
-    )
+    val = (images_NHWC[:64], labels_N[:64])
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder) / "state") as resume_from:
+        train = (_in_files(images_NHWC, Path(folder)) if files else images_NHWC, labels_N)
+        batches = Batches(train, val, batch_size=batch_size, seed=settings.seed)
         fit(
             Classifier(_net(net_name), (127.5,) * 3, (73.9,) * 3, settings.lr),
             batches,
@@ -184,6 +195,19 @@ def ours(net_name: str, batch_size: int, count: int, bf16: bool) -> list[Seconds
         )
         walls = [(count / row["train/images_per_s"], row) for row in read_history(Path(folder) / "state/history.csv")]
         return [(wall_s, wall_s * row["system/cpu_share"] * (os.cpu_count() or 1)) for wall_s, row in walls]
+
+
+def _in_files(images_NHWC: "torch.Tensor", folder: Path) -> "MappedPixels":
+    import numpy as np
+
+    from convloop.core.images import SHARD_IMAGE_COUNT
+    from convloop.training.pixels import MappedPixels
+
+    shards = []
+    for number, shard in enumerate(images_NHWC.split(SHARD_IMAGE_COUNT)):
+        np.save(folder / f"{number}.npy", shard.numpy())
+        shards.append(np.load(folder / f"{number}.npy", mmap_mode="r"))
+    return MappedPixels(tuple(shards), np.arange(len(images_NHWC)))
 
 
 def hand(net_name: str, batch_size: int, count: int, bf16: bool) -> list[Seconds]:
