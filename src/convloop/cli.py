@@ -189,10 +189,10 @@ def _add_store(word: argparse.ArgumentParser) -> None:
 
 
 def _load(overrides: list[str]) -> "Params":
-    from convloop import config
+    from convloop.params_check import load
     from convloop.params_file import FILE_NAME
 
-    return config.load(_project() / FILE_NAME, tuple(overrides))
+    return load(_project() / FILE_NAME, tuple(overrides))
 
 
 def _project() -> Path:

@@ -122,7 +122,7 @@ def train_trial(project: Path, folder: Path, parent_pid: int) -> None:
     """Be the process of a trial."""
     if is_lead():
         end_with_parent(parent_pid)
-    from convloop.config import check
+    from convloop.params_check import check
     from convloop.runs import SilentRun
     from convloop.training.probes import accuracy
     from convloop.training.trainer import fit
