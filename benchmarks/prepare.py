@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from results_file import write_result
 
-from convloop.config import check
 from convloop.core.images import manifest_text
+from convloop.params_check import check
 from convloop.stages.generate import generate
 from convloop.stages.prepare import prepare
 from convloop.tracking import Tracker

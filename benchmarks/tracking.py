@@ -30,11 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.system.fault_server import KINDS, FaultServer, mlflow_server
 
 from convloop import store
-from convloop.config import Params, check
+from convloop.config import Params
 from convloop.core.history import read_history
 from convloop.core.nets.plain import cnn3
 from convloop.core.state import begin_record, opened
 from convloop.core.synth import synthetic_batches
+from convloop.params_check import check
 from convloop.runs import Run, SilentRun
 from convloop.stages.evaluate import evaluate
 from convloop.stages.generate import generate

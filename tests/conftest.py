@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from convloop import store
-from convloop.config import Params, check
+from convloop.config import Params
 from convloop.core.history import Point
+from convloop.params_check import check
 
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from convloop.config import STRATEGY_NAMES, Params, TrainParams, check, load
+from convloop.config import STRATEGY_NAMES, Params, TrainParams
 from convloop.errors import ParamsError
+from convloop.params_check import check, load
 
 from .conftest import REPOSITORY
 

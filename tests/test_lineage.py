@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from convloop.config import check
 from convloop.lineage import describe, run_name
+from convloop.params_check import check
 
 _SECTIONS = ("generate", "prepare", "train")
 _DEFAULTS = check({}).flat(*_SECTIONS)

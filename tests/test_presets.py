@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from convloop.config import check
+from convloop.params_check import check
 from convloop.params_file import read_tree
 from tests.conftest import REPOSITORY
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from convloop import config, store
+from convloop import store
+from convloop.config import Params
 from convloop.core.cores import available_cores
 from convloop.core.images import open_images
 from convloop.errors import ConvloopError
+from convloop.params_check import check, load
 from convloop.params_file import FILE_NAME
 from convloop.processes import environment
 from convloop.tracking import Tracker
@@ -77,7 +79,7 @@ def _devices() -> Check:
             "devices: a GPU driver is there, but torch sees no GPU",
             "install the CUDA build of torch (README)",
         )
-    precision = chosen_precision(config.check({"train": {"precision": "auto"}}).train)
+    precision = chosen_precision(check({"train": {"precision": "auto"}}).train)
     threads = os.environ.get("OMP_NUM_THREADS", "as many")
     return (
         True,
@@ -87,14 +89,14 @@ def _devices() -> Check:
     )
 
 
-def _params(project: Path) -> tuple[config.Params, Check]:
+def _params(project: Path) -> tuple[Params, Check]:
     try:
-        return config.load(project / FILE_NAME), (True, "params.yaml: every key is known and in range", "")
+        return load(project / FILE_NAME), (True, "params.yaml: every key is known and in range", "")
     except ConvloopError as error:
-        return config.check({}), (False, f"params: {error}", "edit params.yaml; docs/params.md lists every key")
+        return check({}), (False, f"params: {error}", "edit params.yaml; docs/params.md lists every key")
 
 
-def _store(project: Path, params: config.Params) -> Check:
+def _store(project: Path, params: Params) -> Check:
     uri = store.shown_uri(project)
     try:
         repaired = Tracker(project, params.tracking).repair()

@@ -1,10 +1,8 @@
 """Start a training again under torchrun or SLURM, where params.yaml asks for that and nobody has done it."""
 
-import ctypes
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,13 +11,11 @@ import psutil
 from convloop.core.cores import share_cores
 from convloop.core.ranks import outside_launch
 from convloop.errors import DeviceError, ParamsError
-from convloop.processes import environment
+from convloop.processes import environment, run
 
 if TYPE_CHECKING:
     from convloop.config import TrainParams
 
-_PR_SET_PDEATHSIG = 1
-_SIGTERM = 15
 # torchrun 2.13 keeps one store for all its restarts, in which the others find the lead's address of before, and fail.
 _FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
@@ -41,7 +37,8 @@ def launch(settings: "TrainParams", words: list[str]) -> int | None:
         variables["OMP_NUM_THREADS"] = str(thread_count)
     if settings.nodes > 1 and "PET_RDZV_ENDPOINT" in os.environ:
         variables |= _interface(own_address(os.environ["PET_RDZV_ENDPOINT"]))
-    return _run([*command, *words], environment() | variables)
+    code = run([*command, *words], environment() | variables, end_with_us=True)
+    return code if code >= 0 else 128 - code
 
 
 def torchrun_words(settings: "TrainParams", per_node_count: int) -> list[str]:
@@ -114,23 +111,3 @@ def _device_count(settings: "TrainParams") -> int:
     import torch
 
     return max(1, torch.cuda.device_count())
-
-
-def _run(command: list[str], variables: dict[str, str]) -> int:
-    """Run it as a child that is asked to end when this process ends, however that comes about (Linux)."""
-    library = ctypes.CDLL(None)
-    child = subprocess.Popen(
-        command,
-        env=variables,
-        preexec_fn=(lambda: library.prctl(_PR_SET_PDEATHSIG, _SIGTERM)) if sys.platform.startswith("linux") else None,
-    )
-    try:
-        code = child.wait()
-        return code if code >= 0 else 128 - code
-    except KeyboardInterrupt:  # the terminal has interrupted the child as well
-        child.wait()
-        raise
-    except BaseException:
-        child.terminate()
-        child.wait()
-        raise

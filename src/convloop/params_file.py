@@ -1,5 +1,6 @@
 """Read params.yaml as DVC reads it, and refuse what is not a plain tree of keys and values."""
 
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,25 @@ def override(tree: dict[str, Any], assignment: str) -> None:
             raise ParamsError(f"{FILE_NAME}: {dotted} cannot be set, since {key} is a value and holds no keys.")
         tree = below
     tree[keys[-1]] = value
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List the values of nested sections under dotted keys."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def with_value(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Set a dotted key in nested sections, and give them back."""
+    *above, last = key.split(".")
+    section = tree
+    for name in above:
+        section = section.setdefault(name, {})
+    section[last] = value
+    return tree
 
 
 def write_values(file: Path, values: dict[str, Any], order: dict[str, Any]) -> None:

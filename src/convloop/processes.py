@@ -36,8 +36,23 @@ def environment() -> dict[str, str]:
 
 
 def run_convloop(*words: str) -> int:
-    """Run one of our own words as a child and give its exit code; asked to stop, wait until the child has ended."""
-    child = subprocess.Popen([sys.executable, "-m", "convloop", *words], env=environment())
+    """Run one of our own words as a child and give its exit code."""
+    return run([sys.executable, "-m", "convloop", *words], environment())
+
+
+def run(command: list[str], variables: dict[str, str], *, end_with_us: bool = False) -> int:
+    """Run a child and give its exit code, negative for a signal; asked to stop, wait until the child has ended.
+
+    Args:
+        end_with_us: ask it to end when this process ends, however that comes about (Linux).
+    """
+    follows = end_with_us and sys.platform.startswith("linux")
+    library = ctypes.CDLL(None)
+    child = subprocess.Popen(
+        command,
+        env=variables,
+        preexec_fn=(lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)) if follows else None,
+    )
     try:
         return child.wait()
     except KeyboardInterrupt:  # the terminal has interrupted the child as well

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from convloop.config import Params, check, with_value
+from convloop.config import Params
 from convloop.core.nets import build
 from convloop.core.package import Package
 from convloop.errors import ParamsError
+from convloop.params_check import check
+from convloop.params_file import with_value
 from convloop.pipeline import STAGES
 from convloop.tracking import Tracker
 from tests.test_packaging import pictures

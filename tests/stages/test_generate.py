@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from convloop.config import Params, check
+from convloop.config import Params
 from convloop.core.images import open_images
 from convloop.core.modes import MODES
 from convloop.errors import DataError, OutputError
+from convloop.params_check import check
 from convloop.pipeline import STAGES
 from convloop.tracking import Tracker
 

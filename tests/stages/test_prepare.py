@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convloop.config import Params, check
+from convloop.config import Params
 from convloop.core.folders import fresh_folder
 from convloop.core.images import NO_SPLIT, Batch, manifest_text, write_shard
 from convloop.core.shards import write_shards
 from convloop.core.split import TEST
 from convloop.errors import DataError, OutputError
+from convloop.params_check import check
 from convloop.pipeline import STAGES
 from convloop.tracking import Tracker
 

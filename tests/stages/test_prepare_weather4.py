@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convloop.config import check
 from convloop.core.images import NO_SPLIT, open_images
 from convloop.core.split import TEST
+from convloop.params_check import check
 from convloop.pipeline import STAGES
 from convloop.tracking import Tracker
 from tests.conftest import REPOSITORY

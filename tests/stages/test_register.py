@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from convloop import store
-from convloop.config import Params, load
+from convloop.config import Params
 from convloop.core.card import CARD_FILE
 from convloop.core.gate import compare
 from convloop.errors import DataError, OutputError, TrackingError
+from convloop.params_check import load
 from convloop.pipeline import STAGES
 from convloop.registry import Registry, Version
 from convloop.tracking import Tracker

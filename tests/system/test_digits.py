@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from convloop.config import load
+from convloop.params_check import load
 from convloop.pipeline import STAGES
 from convloop.registry import Registry
 from convloop.tracking import Tracker

@@ -52,12 +52,13 @@ def _fit(
     lr: float = 0.002,
     keep: str = "last",
     images: int = 200,
+    classifier: Classifier | None = None,
     **settings: Any,
 ) -> Fitted:
     chosen = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "epochs": epochs, "keep": keep} | settings
     with opened(state) as resume_from:
         return fit(
-            _classifier(lr),
+            classifier or _classifier(lr),
             _batches(images=images, pieces=settings.get("accumulate", 1)),
             TrainParams.model_validate(chosen),
             image_count=200,
@@ -148,15 +149,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do(tmp_path: Path, recorder
         next(classifier.net.parameters()).fill_(float("nan"))
 
     with pytest.raises(TrainingError) as error:
-        fit(
-            classifier,
-            _batches(),
-            TrainParams(accelerator="cpu", devices=1, batch_size=32, epochs=1),
-            image_count=200,
-            state=tmp_path,
-            resume_from=None,
-            run=recorder,
-        )
+        _fit(tmp_path, recorder, epochs=1, classifier=classifier)
 
     assert str(error.value) == (
         "The loss was nan by step 1 (epoch 1, lr 0.002). Lower train.lr; nothing was learned yet."

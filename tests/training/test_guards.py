@@ -74,15 +74,7 @@ def test_a_net_whose_units_have_died_is_named_once(
         for parameter in list(classifier.net.parameters())[:-2]:
             parameter.fill_(-1.0)  # no pixel is so bright that a unit answers
 
-    fit(
-        classifier,
-        _batches(),
-        TrainParams(accelerator="cpu", devices=1, batch_size=32, epochs=3),
-        image_count=200,
-        state=tmp_path,
-        resume_from=None,
-        run=recorder,
-    )
+    _fit(tmp_path, recorder, epochs=3, classifier=classifier)
 
     assert capsys.readouterr().err == (
         "Warning: the net gives every image the same answer by step 7 (epoch 1, lr 0.002). Either too large a rate has ended "

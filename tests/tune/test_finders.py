@@ -8,9 +8,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from convloop.cli import main
-from convloop.config import Params, load
+from convloop.config import Params
 from convloop.core.digest import dvc_md5
 from convloop.errors import ParamsError
+from convloop.params_check import load
 from convloop.tune.answer import apply_patch
 from convloop.tune.batch import Measured, smallest_near_best, tune_batch
 from convloop.tune.lr import tune_lr

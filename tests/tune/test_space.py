@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from convloop.config import Params, check
+from convloop.config import Params
 from convloop.errors import ParamsError
+from convloop.params_check import check
 from convloop.tune.search import tune_search
 
 

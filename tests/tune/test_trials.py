@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from convloop.config import Params, check, load, with_value
+from convloop.config import Params
 from convloop.core.noise import measure_noise
 from convloop.errors import BusyError, ParamsError
+from convloop.params_check import check, load
+from convloop.params_file import with_value
 from convloop.tune.repeats import tune_repeats
 from convloop.tune.trials import Result, TrialFailed, alone, run_trial
 from tests.conftest import Convloop, Recorder

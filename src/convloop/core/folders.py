@@ -1,8 +1,10 @@
-"""Write a folder or a file whole or not at all."""
+"""Write a folder or a file whole or not at all, and hold a folder against other processes."""
 
 import errno
+import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +84,27 @@ def fresh_file(file: Path) -> Iterator[BinaryIO]:
                 os.close(folder)
     finally:
         building.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: Path, patience_s: float = 0) -> Iterator[bool]:
+    """Lock the folder itself, which a killed process lets go at once; give False where another one has it."""
+    give_up_s = time.monotonic() + patience_s
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        while not (is_held := _lock(descriptor)) and time.monotonic() < give_up_s:
+            time.sleep(0.05)
+        yield is_held
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -5,12 +5,10 @@ A folder holds `record.json` (what is trained), `history.csv` (each epoch), the 
 once it has) and `sent` (once MLflow has all of it).
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from convloop.core.folders import write_text
+from convloop.core.folders import held, write_text
 from convloop.errors import BusyError
 
 FOLDER = Path("work") / "checkpoints"
@@ -47,8 +45,8 @@ def opened(state: Path, *, fresh: bool = False) -> Iterator[Path | None]:
         BusyError: another process is at the same training.
     """
     state.mkdir(parents=True, exist_ok=True)
-    with _hold(state, _PATIENCE_S) as held:
-        if not held:
+    with held(state, _PATIENCE_S) as is_held:
+        if not is_held:
             raise BusyError(f"This very training is running already; it holds {state}. Wait for it, or stop it first.")
         if status(state) == FINISHED:
             _set_aside(state)
@@ -133,8 +131,8 @@ def left_behind(project: Path) -> list[Path]:
 
 def is_running(state: Path) -> bool:
     """Tell whether a process of this machine is at this training; one that was killed is not."""
-    with _hold(state) as held:
-        return not held
+    with held(state) as is_held:
+        return not is_held
 
 
 def noted(project: Path, run_id: str) -> Path | None:
@@ -150,33 +148,12 @@ def _states(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-@contextmanager
-def _hold(folder: Path, patience_s: float = 0) -> Iterator[bool]:
-    """Lock the folder itself, which a killed process lets go at once; give False where another one has it."""
-    give_up_s = time.monotonic() + patience_s
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        while not (held := _lock(descriptor)) and time.monotonic() < give_up_s:
-            time.sleep(0.05)
-        yield held
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _thin_out(state: Path) -> None:
     """Free the space of an old training; what MLflow has not heard yet stays."""
-    with _hold(state) as held:
-        if held and (state / "sent").exists():
+    with held(state) as is_held:
+        if is_held and (state / "sent").exists():
             shutil.rmtree(state, ignore_errors=True)
-        elif held:
+        elif is_held:
             for checkpoint in state.glob("*.ckpt"):
                 checkpoint.unlink()
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from convloop.config import check, flatten, with_value
 from convloop.core.folders import write_text
 from convloop.errors import ParamsError
-from convloop.params_file import FILE_NAME, read_tree, write_values
+from convloop.params_check import check
+from convloop.params_file import FILE_NAME, flatten, read_tree, with_value, write_values
 
 FOLDER = Path("work") / "tune"
 _ORDER = check({}).model_dump(by_alias=True)  # as docs/params.md lists them

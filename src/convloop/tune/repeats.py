@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convloop import lineage
-from convloop.config import check, with_value
 from convloop.core.folders import write_text
 from convloop.core.history import Point
 from convloop.core.noise import FILE, measure_noise
 from convloop.errors import ParamsError, TrainingError
+from convloop.params_check import check
+from convloop.params_file import with_value
 from convloop.stages.train import INPUTS
 from convloop.tracking import Tracker
 from convloop.tune.answer import give_answer

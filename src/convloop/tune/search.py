@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convloop import lineage
-from convloop.config import check, flatten, with_value
 from convloop.core.history import Point, Row
 from convloop.errors import ParamsError, TrainingError
+from convloop.params_check import check
+from convloop.params_file import flatten, with_value
 from convloop.reporting.plots import plot_search
 from convloop.stages.train import INPUTS
 from convloop.tracking import Tracker

@@ -4,7 +4,6 @@ A trial's folder under work/tune holds `params.json` (what is trained), `state` 
 the end, `result.json`. Nothing else is written, and MLflow hears of it from the finder alone.
 """
 
-import fcntl
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convloop.core.folders import write_text
+from convloop.core.folders import held, write_text
 from convloop.core.history import Row, points_of, read_history
 from convloop.core.ranks import is_lead
 from convloop.core.split import TEST, TRAIN
@@ -57,15 +56,10 @@ def alone(folder: Path) -> Iterator[None]:
         BusyError: another process is at the same search.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"This is running already; it holds {folder}. Wait for it, or stop it first.") from None
+    with held(folder) as is_held:
+        if not is_held:
+            raise BusyError(f"This is running already; it holds {folder}. Wait for it, or stop it first.")
         yield
-    finally:
-        os.close(descriptor)
 
 
 def finder_folder(project: Path, what: str, **facts: object) -> Path:
@@ -122,7 +116,7 @@ def train_trial(project: Path, folder: Path, parent_pid: int) -> None:
     """Be the process of a trial."""
     if is_lead():
         end_with_parent(parent_pid)
-    from convloop.config import check
+    from convloop.params_check import check
     from convloop.runs import SilentRun
     from convloop.training.probes import accuracy
     from convloop.training.trainer import fit
