@@ -137,6 +137,24 @@ def test_an_unwritable_place_exits_with_seven(project: Path, capsys: pytest.Capt
     )
 
 
+def test_a_torchvision_for_another_torch_is_told(project: Path, tmp_path: Path) -> None:
+    module = tmp_path / "torchvision"
+    module.mkdir()
+    (module / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from convloop.cli import main; sys.exit(main(['doctor']))"
+    )
+
+    ended = _python(code, project)
+
+    assert ended.returncode == 4
+    assert ended.stderr == (
+        "convloop: torchvision is installed, but is built for another torch than the one here. Install the build that belongs "
+        "to it, or remove what nothing but timm needs: .venv/bin/pip uninstall torchvision timm "
+        "(operator torchvision::nms does not exist).\n"
+    )
+
+
 def test_importing_the_command_costs_no_framework(tmp_path: Path) -> None:
     code = (
         "import sys, convloop.cli\n"

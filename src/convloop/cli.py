@@ -25,6 +25,11 @@ exit codes: 0 done, also when the gate refuses; 2 params or words; 3 data; 4 dev
             7 cannot write; 8 dvc or git; 75 busy; 130 Ctrl-C; 143 terminated
 """
 
+# torchmetrics loads it wherever it is found.
+_TORCHVISION = (
+    "torchvision is installed, but is built for another torch than the one here. Install the build that belongs to it, "
+    "or remove what nothing but timm needs: .venv/bin/pip uninstall torchvision timm"
+)
 _CALLED = "a version, an alias such as @champion, a run's name, or the beginning of its id"
 
 
@@ -53,6 +58,11 @@ def main(words: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        print(f"convloop: {_TORCHVISION} ({error}).", file=sys.stderr)
+        return 4
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:

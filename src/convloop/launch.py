@@ -37,8 +37,7 @@ def launch(settings: "TrainParams", words: list[str]) -> int | None:
         variables["OMP_NUM_THREADS"] = str(thread_count)
     if settings.nodes > 1 and "PET_RDZV_ENDPOINT" in os.environ:
         variables |= _interface(own_address(os.environ["PET_RDZV_ENDPOINT"]))
-    code = run([*command, *words], environment() | variables, end_with_us=True)
-    return code if code >= 0 else 128 - code
+    return run([*command, *words], environment() | variables, end_with_us=True)
 
 
 def torchrun_words(settings: "TrainParams", per_node_count: int) -> list[str]:

@@ -41,7 +41,7 @@ def run_convloop(*words: str) -> int:
 
 
 def run(command: list[str], variables: dict[str, str], *, end_with_us: bool = False) -> int:
-    """Run a child and give its exit code, negative for a signal; asked to stop, wait until the child has ended.
+    """Run a child and give its exit code as a shell would; asked to stop, wait until the child has ended.
 
     Args:
         end_with_us: ask it to end when this process ends, however that comes about (Linux).
@@ -54,7 +54,8 @@ def run(command: list[str], variables: dict[str, str], *, end_with_us: bool = Fa
         preexec_fn=(lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)) if follows else None,
     )
     try:
-        return child.wait()
+        exit_code = child.wait()
+        return exit_code if exit_code >= 0 else 128 - exit_code
     except KeyboardInterrupt:  # the terminal has interrupted the child as well
         child.wait()
         raise
