@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-# Large nets take minutes an epoch on a CPU, and one of them is enough here.
-ONE_EPOCH = ("train.epochs=1", "train.precision=auto")
+# Large nets take minutes an epoch on a CPU, and one of them is enough here where the rate falls to 0 at its end.
+ONE_EPOCH = ("train.epochs=1", "train.precision=auto", "train.curve=one_cycle", "train.warmup_share=0.2")
 WORDS: dict[str, tuple[str, ...]] = {
     "mlp": (),
     "cnn3": (),
