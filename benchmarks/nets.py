@@ -42,7 +42,10 @@ def main() -> None:
         subprocess.run(["git", "clone", "--quiet", ROOT, project], check=True)
         convloop(project, "generate")
         convloop(project, "prepare")
-        write_result("nets", {name: measured(project, name) for name in names})
+        write_result(
+            "-".join(["nets", *(names if names != list(WORDS) else [])]),
+            {name: measured(project, name) for name in names},
+        )
 
 
 def measured(project: Path, name: str) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Nets without shortcuts or normalisation.
 
 `cnn3` and `cnn2` are the two networks of the beginner's article behind this project; `cnn` lets every term of it be
-switched; `mlp` flattens first and so shows what convolution is worth. Scores and times: benchmarks/results.
+switched; `mlp` flattens first and so shows what convolution is worth.
+
+Each net claims its share of right answers to the test images of the default data, and the seconds of the whole command on
+2 cores of an AMD EPYC with some other work: benchmarks/results/2026-11-23-amd-epyc-nets.json, by benchmarks/nets.py.
 """
 
 from collections import OrderedDict
@@ -34,6 +37,8 @@ def cnn(
 
     Max-pooling comes before ReLU: the values are the same, since the maximum commutes with ReLU, and a quarter of the
     work is left.
+
+    Claim, with average pooling: 0.902 in 42 s, `convloop train --set train.net.name=cnn --set train.net.pool=average`.
 
     Args:
         channels: output channels of each block.
@@ -68,17 +73,26 @@ def cnn(
 
 
 def cnn3(image_px: int, channel_count: int, class_count: int) -> nn.Sequential:
-    """Build the article's first network: 32, 64 and 128 filters of 3x3 without padding, 256 hidden units."""
+    """Build the article's first network: 32, 64 and 128 filters of 3x3 without padding, 256 hidden units.
+
+    Claim: 0.970 in 41 s, `convloop train --set train.net.name=cnn3`.
+    """
     return cnn(image_px, channel_count, class_count)
 
 
 def cnn2(image_px: int, channel_count: int, class_count: int) -> nn.Sequential:
-    """Build the article's second network: 32 and 64 filters of 3x3, padded to the same size, 512 hidden units."""
+    """Build the article's second network: 32 and 64 filters of 3x3, padded to the same size, 512 hidden units.
+
+    Claim: 0.966 in 57 s, `convloop train --set train.net.name=cnn2`.
+    """
     return cnn(image_px, channel_count, class_count, channels=(32, 64), padding="same", hidden_count=512)
 
 
 def mlp(image_px: int, channel_count: int, class_count: int, *, hidden_count: int = 256) -> nn.Sequential:
-    """Build the baseline without convolution: flatten first, then one hidden layer."""
+    """Build the baseline without convolution: flatten first, then one hidden layer.
+
+    Claim: 0.808 in 19 s, `convloop train --set train.net.name=mlp`.
+    """
     return nn.Sequential(
         OrderedDict(
             flatten=nn.Flatten(),

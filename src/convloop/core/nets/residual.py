@@ -1,4 +1,9 @@
-"""Nets with shortcuts (He et al., 2016), for small images: no stride and no pooling before the first block."""
+"""Nets with shortcuts (He et al., 2016), for small images: no stride and no pooling before the first block.
+
+Each net claims what one epoch of the default data teaches it, as share of right answers to the test images, and the seconds
+of the whole command on 2 cores of an AMD EPYC that compute in bf16: benchmarks/results/2026-11-23-amd-epyc-nets.json,
+by benchmarks/nets.py.
+"""
 
 from collections import OrderedDict
 from typing import cast
@@ -71,6 +76,9 @@ class WideBlock(nn.Module):
 def resnet9(image_px: int, channel_count: int, class_count: int) -> nn.Sequential:
     """Build Page's ResNet-9 (DAWNBench, 2018): shallow and wide, made to be trained in few epochs.
 
+    Claim: 1.000 in 81 s, `convloop train --set train.net.name=resnet9 --set train.epochs=1 --set train.precision=auto
+    --set train.curve=one_cycle --set train.warmup_share=0.2`.
+
     Raises:
         ValueError: images under 8 px.
     """
@@ -92,6 +100,9 @@ def resnet9(image_px: int, channel_count: int, class_count: int) -> nn.Sequentia
 def resnet18(image_px: int, channel_count: int, class_count: int) -> nn.Sequential:
     """Build ResNet-18 with a 3x3 first convolution, as is usual for images of 32 px.
 
+    Claim: 0.994 in 128 s, `convloop train --set train.net.name=resnet18 --set train.epochs=1 --set train.precision=auto
+    --set train.curve=one_cycle --set train.warmup_share=0.2`.
+
     Raises:
         ValueError: images under 8 px.
     """
@@ -112,6 +123,9 @@ def wideresnet(
     image_px: int, channel_count: int, class_count: int, *, depth: int = 16, width: int = 4
 ) -> nn.Sequential:
     """Build a WRN-depth-width (Zagoruyko and Komodakis, 2016), without dropout; the paper's best is 28-10.
+
+    Claim: 0.942 in 89 s, `convloop train --set train.net.name=wideresnet --set train.epochs=1 --set train.precision=auto
+    --set train.curve=one_cycle --set train.warmup_share=0.2`.
 
     Args:
         depth: convolutions on the way through, 6n + 4.
