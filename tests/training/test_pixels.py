@@ -119,6 +119,10 @@ def test_each_process_of_a_host_needs_room_of_its_own(images: Images, monkeypatc
     assert isinstance(read_pixels(images, _INDICES_N, _settings(devices=2)), torch.Tensor)
     assert isinstance(read_pixels(images, _INDICES_N, _settings(devices=4)), MappedPixels)
 
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert isinstance(read_pixels(images, _INDICES_N, _settings(devices="auto")), MappedPixels)
+
 
 def test_what_is_asked_for_holds_where_memory_is_short(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "available_bytes", lambda: 0)

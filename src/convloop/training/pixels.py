@@ -11,6 +11,7 @@ from torch import Tensor
 from convloop.core.images import Images, take
 from convloop.core.ranks import is_lead
 from convloop.core.room import available_bytes
+from convloop.training.devices import process_count
 
 if TYPE_CHECKING:
     from convloop.config import TrainParams
@@ -53,8 +54,7 @@ def read_pixels(images: Images, indices_N: NDArray[np.int64], settings: "TrainPa
     Every process of a host has a copy of its own in memory.
     """
     byte_count = len(indices_N) * int(np.prod(images.shape_HWC))
-    process_count = 1 if settings.devices == "auto" else settings.devices
-    is_too_large = byte_count * process_count > _LARGEST_SHARE * available_bytes()
+    is_too_large = byte_count * process_count(settings) > _LARGEST_SHARE * available_bytes()
     if settings.images_in == "files" or (settings.images_in == "auto" and is_too_large):
         if settings.images_in == "auto" and is_lead():
             print(
