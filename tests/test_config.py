@@ -461,6 +461,8 @@ def test_flat_leaves_nothing_chosen_out() -> None:
          "train.precision is fp16, which needs a GPU, but train.accelerator is cpu. Use bf16."),
         ({"accelerator": "cpu", "sync_batchnorm": True},
          "train.sync_batchnorm is true, which needs a GPU, but train.accelerator is cpu. Use false."),
+        ({"accelerator": "cpu", "images_in": "device"},
+         "train.images_in is device, which needs a GPU, but train.accelerator is cpu. Use memory."),
         ({"accelerator": "cpu", "strategy": "deepspeed_stage_2"},
          "train.strategy is deepspeed_stage_2, which needs a GPU, but train.accelerator is cpu. Use ddp."),
         ({"strategy": "fsdp", "precision": "fp16"},

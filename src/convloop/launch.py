@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from convloop.core.cores import share_cores
-from convloop.core.ranks import outside_launch
+from convloop.core.ranks import outside_launch, processes_here
 from convloop.errors import DeviceError, ParamsError
 from convloop.processes import environment, run
 
@@ -29,7 +29,7 @@ def launch(settings: "TrainParams", words: list[str]) -> int | None:
     """
     if settings.launcher == "lightning" or outside_launch():
         return None
-    per_node_count = _device_count(settings)
+    per_node_count = processes_here(settings.devices, settings.accelerator)
     command = _LAUNCHERS[settings.launcher](settings, per_node_count)
     thread_count = share_cores(per_node_count)
     variables = dict(_FRESH_STORE)
@@ -100,13 +100,3 @@ def slurm_words(settings: "TrainParams", per_node_count: int) -> list[str]:
 
 
 _LAUNCHERS = {"torchrun": torchrun_words, "slurm": slurm_words}
-
-
-def _device_count(settings: "TrainParams") -> int:
-    if settings.devices != "auto":
-        return settings.devices
-    if settings.accelerator == "cpu":
-        return 1
-    import torch
-
-    return max(1, torch.cuda.device_count())

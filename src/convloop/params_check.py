@@ -123,6 +123,7 @@ def _check_devices(train: TrainParams) -> None:
     for wrong, received, why, allowed in (
         (cpu and train.precision == "fp16", "train.precision is fp16", no_gpu, "bf16"),
         (cpu and train.sync_batchnorm, "train.sync_batchnorm is true", no_gpu, "false"),
+        (cpu and train.images_in == "device", "train.images_in is device", no_gpu, "memory"),
         (cpu and "deepspeed" in train.strategy, strategy, no_gpu, "ddp"),
         (cpu and train.strategy == "fsdp_cpu_offload", strategy, no_gpu, "fsdp"),
         (train.strategy == "fsdp" and train.precision == "fp16", strategy, "cannot train in fp16", "ddp, or bf16"),

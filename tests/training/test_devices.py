@@ -48,6 +48,7 @@ def test_the_chosen_precision_is_told(tmp_path: Path, recorder: Recorder) -> Non
     [
         ({"precision": "fp16"}, "precision is fp16, which needs a GPU, and there is none. Use bf16 or 32."),
         ({"sync_batchnorm": True}, "sync_batchnorm is true, which needs a GPU, and there is none. Use false."),
+        ({"images_in": "device"}, "images_in is device, which needs a GPU, and there is none. Use memory."),
     ],
 )
 def test_what_needs_a_gpu_says_so(train: dict[str, Any], message: str) -> None:

@@ -18,7 +18,7 @@ from convloop.training.classifier import Classifier
 from convloop.training.loaders import Batches
 from convloop.training.pixels import MappedPixels, read_pixels
 from convloop.training.recipe import recipe_of
-from convloop.training.trainer import Fitted, fit
+from convloop.training.trainer import Fitted, fit, short_trainer
 from tests.conftest import Recorder
 
 _INDICES_N = np.random.default_rng(3).permutation(240)
@@ -134,7 +134,10 @@ def test_a_deterministic_training_on_a_cpu_ends_in_the_usual_weights(
     tmp_path: Path, images: Images, recorder: Recorder
 ) -> None:
     usual = _trained(images, tmp_path / "usual", recorder)
+    assert not torch.are_deterministic_algorithms_enabled()
     deterministic = _trained(images, tmp_path / "deterministic", recorder, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
 
     assert all(torch.equal(deterministic.weights[name], weights) for name, weights in usual.weights.items())
 
@@ -151,6 +154,8 @@ def test_compiling_without_a_compiler_says_so(
         "params.yaml: train.compile is true, but there is no absent-compiler, with which PyTorch compiles. "
         "Install a C++ compiler, name one in CXX, or use false."
     )
+    with pytest.raises(DeviceError, match="there is no absent-compiler"):
+        short_trainer(_settings(compile=True), [], step_count=1)  # a finder's
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 
 def is_lead() -> bool:
@@ -41,3 +42,16 @@ def outside_launch() -> Launch | None:
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= found.keys() and "LOCAL_RANK" not in found:
         return Launch("kubeflow", int(found["WORLD_SIZE"]), 1)
     return None
+
+
+def processes_here(devices: int | Literal["auto"], accelerator: str) -> int:
+    """Count the processes of a training on this host: one for each device."""
+    if launch := outside_launch():
+        return launch.per_node_count
+    if devices != "auto":
+        return devices
+    if accelerator == "cpu":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())

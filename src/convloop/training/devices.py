@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from convloop.core.cores import share_cores
-from convloop.core.ranks import Launch, outside_launch
+from convloop.core.ranks import Launch
 from convloop.errors import DeviceError, ParamsError
 
 if TYPE_CHECKING:
@@ -40,15 +40,6 @@ def has_bf16(kind: str) -> bool:
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def process_count(settings: "TrainParams") -> int:
-    """Count the processes of this training on this host: one for each device."""
-    if launch := outside_launch():
-        return launch.per_node_count
-    if settings.devices != "auto":
-        return settings.devices
-    return torch.cuda.device_count() if device_kind(settings.accelerator) == "cuda" else 1
 
 
 def chosen_precision(settings: "TrainParams") -> int | str:
@@ -79,6 +70,7 @@ def check_devices(settings: "TrainParams") -> None:
     for wrong, received, allowed in (
         (settings.precision == "fp16", "precision is fp16", "bf16 or 32"),
         (settings.sync_batchnorm, "sync_batchnorm is true", "false"),
+        (settings.images_in == "device", "images_in is device", "memory"),
         ("deepspeed" in settings.strategy, f"strategy is {settings.strategy}", "ddp"),
     ):
         if wrong:

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convloop.core.images import Images, take
-from convloop.core.ranks import is_lead
+from convloop.core.ranks import is_lead, processes_here
 from convloop.core.room import available_bytes
-from convloop.training.devices import process_count
 
 if TYPE_CHECKING:
     from convloop.config import TrainParams
@@ -54,7 +53,8 @@ def read_pixels(images: Images, indices_N: NDArray[np.int64], settings: "TrainPa
     Every process of a host has a copy of its own in memory.
     """
     byte_count = len(indices_N) * int(np.prod(images.shape_HWC))
-    is_too_large = byte_count * process_count(settings) > _LARGEST_SHARE * available_bytes()
+    process_count = processes_here(settings.devices, settings.accelerator)
+    is_too_large = byte_count * process_count > _LARGEST_SHARE * available_bytes()
     if settings.images_in == "files" or (settings.images_in == "auto" and is_too_large):
         if settings.images_in == "auto" and is_lead():
             print(

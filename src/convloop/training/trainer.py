@@ -187,8 +187,9 @@ def short_trainer(settings: "TrainParams", callbacks: list[pl.Callback], step_co
     """Make a trainer that takes a few steps on one device and keeps nothing, to measure with.
 
     Raises:
-        DeviceError: this machine lacks the accelerator.
+        DeviceError: this machine lacks the accelerator, or something else that the params want.
     """
+    check_devices(settings)
     quieten()
     try:
         return pl.Trainer(
