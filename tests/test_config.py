@@ -222,7 +222,15 @@ def test_an_unknown_name_is_given_the_nearest(tree: dict[str, Any], message: str
         ),
         (
             {"train": {"net": {"name": "wideresnet", "depth": 20}}},
-            "train.net.depth is 20, which is not 6n + 4. Use 16 or 22.",
+            "train.net.depth is 20, which is not 6n + 4 as wideresnet wants it. Use 16 or 22.",
+        ),
+        (
+            {"train": {"net": {"name": "wideresnet", "depth": 8}}},
+            "train.net.depth is 8, which is not 6n + 4 as wideresnet wants it. Use 10.",
+        ),
+        (
+            {"train": {"net": {"name": "speednet", "depth": 9}}},
+            "train.net.depth is 9, which is not 3n + 2 as speednet wants it. Use 8 or 11.",
         ),
         (
             {"train": {"net": {"name": "resnet9", "weights_path": "x.pth"}}},

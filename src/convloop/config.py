@@ -17,7 +17,7 @@ NET_KEYS: dict[str, tuple[str, ...]] = {
     "resnet9": (),
     "resnet18": (),
     "wideresnet": ("depth", "width"),
-    "speednet": (),
+    "speednet": ("depth", "width"),
 }
 TIMM_PREFIX = "timm:"
 TIMM_KEYS = ("weights_path",)
@@ -137,11 +137,21 @@ class NetParams(Section):
     hidden_count: Annotated[
         int | None, Field(ge=1, le=65_536, description="units of the hidden layer (`cnn`, `mlp`); 256 when absent")
     ] = None
-    depth: Annotated[int | None, Field(ge=10, le=1000, description="layers, 6n + 4 (`wideresnet`); 16 when absent")] = (
-        None
-    )
+    depth: Annotated[
+        int | None,
+        Field(
+            ge=8,
+            le=1000,
+            description="layers: 6n + 4 (`wideresnet`), 16 when absent; 3n + 2 (`speednet`), 8 when absent",
+        ),
+    ] = None
     width: Annotated[
-        int | None, Field(ge=1, le=64, description="times the filters of the narrow net (`wideresnet`); 4 when absent")
+        int | None,
+        Field(
+            ge=1,
+            le=64,
+            description="times the filters of the narrow net (`wideresnet`), 4 when absent; (`speednet`), 1 when absent",
+        ),
     ] = None
     weights_path: Annotated[
         str | None, Field(min_length=1, description="file of pretrained weights (`timm:<name>`); none when absent")
@@ -149,7 +159,9 @@ class NetParams(Section):
 
 
 class AugmentParams(Section):
-    flip: Annotated[bool, Field(description="mirror half of the train images left to right")] = False
+    flip: Annotated[
+        bool, Field(description="mirror half of the train images left to right, in the next epoch the other half")
+    ] = False
     shift_px: Annotated[int, Field(ge=0, le=1024, description="move by up to so much, sides mirrored outwards")] = 0
     trivial: Annotated[
         bool, Field(description="one random change of colour or place for each image, TrivialAugment")

@@ -22,6 +22,8 @@ from convloop.errors import ParamsError
 from convloop.params_file import FILE_NAME, flatten, override, read_tree, with_value
 from convloop.params_wording import lines_of
 
+_DEPTHS = {"wideresnet": (6, 4), "speednet": (3, 2)}  # layers: a multiple of the first and the second
+
 
 def load(file: Path, overrides: tuple[str, ...] = ()) -> Params:
     """Read and check params.yaml.
@@ -72,11 +74,14 @@ def _check_together(params: Params) -> None:
                 f"{FILE_NAME}: train.net.{key} is set, but {net.name} takes no such key. "
                 f"Remove it, or set train.net.name to {' or '.join(takers)}."
             )
-    if net.depth is not None and net.depth % 6 != 4:
-        below = (net.depth - 4) // 6 * 6 + 4
-        raise ParamsError(
-            f"{FILE_NAME}: train.net.depth is {net.depth}, which is not 6n + 4. Use {below} or {below + 6}."
-        )
+    if net.depth is not None:
+        step, rest = _DEPTHS[net.name]
+        below = (net.depth - rest) // step * step + rest
+        if net.depth != below:
+            near = " or ".join(str(depth) for depth in (below, below + step) if depth >= 8)
+            raise ParamsError(
+                f"{FILE_NAME}: train.net.depth is {net.depth}, which is not {step}n + {rest} as {net.name} wants it. Use {near}."
+            )
     if net.padding == "same" and (net.kernel_px or 3) % 2 == 0:
         raise ParamsError(
             f"{FILE_NAME}: train.net.padding is same, which needs an odd kernel, but train.net.kernel_px is {net.kernel_px}. "

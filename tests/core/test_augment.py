@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from convloop.core.augment import Augment, augmented, cutmix, cutout, flip, generator_of, mixup, shift
+from convloop.core.augment import Augment, augmented, cutmix, cutout, flip, generator_of, mirrored_in, mixup, shift
 from convloop.core.trivial import CHANGES, trivial_augment
 
 _COUNT = 40
+_NOBODY_N = torch.zeros(_COUNT, dtype=torch.bool)
 _MEAN_C, _STD_C = torch.tensor([120.4, 110.6, 100.0]), torch.tensor([60.0, 50.0, 55.0])
 
 
@@ -31,12 +32,24 @@ def _generator(seed: int = 1) -> torch.Generator:
 
 def test_flip_mirrors_some_images_and_leaves_the_others() -> None:
     images_NHWC = _images()
-    flipped_NHWC = flip(images_NHWC, _generator())
+    mirrored_N = mirrored_in(0, _COUNT, seed=7)
+    flipped_NHWC = flip(images_NHWC, mirrored_N)
 
-    mirrored = [bool((after == before.flip(1)).all()) for before, after in zip(images_NHWC, flipped_NHWC, strict=True)]
-    same = [bool((after == before).all()) for before, after in zip(images_NHWC, flipped_NHWC, strict=True)]
-    assert [not is_same for is_same in same] == mirrored
-    assert 10 < sum(mirrored) < 30
+    expected = [
+        np.fliplr(image) if is_mirrored else image
+        for image, is_mirrored in zip(images_NHWC.numpy(), mirrored_N, strict=True)
+    ]
+    np.testing.assert_array_equal(flipped_NHWC, np.stack(expected))
+    assert 10 < mirrored_N.sum() < 30
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 6])
+def test_two_epochs_show_both_sides_of_every_image(epoch: int) -> None:
+    assert torch.equal(mirrored_in(epoch, _COUNT, seed=7), ~mirrored_in(epoch + 1, _COUNT, seed=7))
+
+
+def test_another_seed_mirrors_other_images_first() -> None:
+    assert not torch.equal(mirrored_in(0, _COUNT, seed=7), mirrored_in(0, _COUNT, seed=8))
 
 
 @pytest.mark.parametrize("shift_px", [1, 4, 11])
@@ -126,25 +139,33 @@ def test_a_batch_draws_the_same_again_and_another_batch_others(numbers: tuple[in
 
 
 def test_no_augmentation_gives_the_standardised_images() -> None:
-    images_NCHW, mix = augmented(_images(), Augment(), _MEAN_C, _STD_C, _generator)
+    images_NCHW, mix = augmented(_images(), _NOBODY_N, Augment(), _MEAN_C, _STD_C, _generator)
     expected = (_images().numpy() - _MEAN_C.numpy()) / _STD_C.numpy()
     np.testing.assert_allclose(images_NCHW.permute(0, 2, 3, 1).numpy(), expected, rtol=1e-5, atol=1e-6)
     assert mix is None
 
 
 def test_cut_out_pixels_are_those_of_the_mean() -> None:
-    images_NCHW, _ = augmented(_images(), Augment(cutout_px=6), _MEAN_C, _STD_C, _generator)
+    images_NCHW, _ = augmented(_images(), _NOBODY_N, Augment(cutout_px=6), _MEAN_C, _STD_C, _generator)
     black_NHW = images_NCHW.abs().amax(1) < 0.5 / 50
     assert (black_NHW.sum((1, 2)) >= 9).all()
 
 
 def test_every_part_together_gives_images_of_the_same_shape_in_channels_last() -> None:
     everything = Augment(flip=True, shift_px=2, trivial=True, cutout_px=3, mixup_alpha=0.2, cutmix_alpha=1.0)
-    images_NCHW, mix = augmented(_images(), everything, _MEAN_C, _STD_C, _generator)
+    images_NCHW, mix = augmented(_images(), ~_NOBODY_N, everything, _MEAN_C, _STD_C, _generator)
     assert images_NCHW.shape == (_COUNT, 3, 12, 12)
     assert images_NCHW.is_contiguous(memory_format=torch.channels_last)
     assert images_NCHW.isfinite().all()
     assert mix is not None
+
+
+def test_only_whose_turn_it_is_are_mirrored_and_only_where_it_is_chosen() -> None:
+    plain_NCHW, _ = augmented(_images(), _NOBODY_N, Augment(flip=True), _MEAN_C, _STD_C, _generator)
+    mirrored_NCHW, _ = augmented(_images(), ~_NOBODY_N, Augment(flip=True), _MEAN_C, _STD_C, _generator)
+    unasked_NCHW, _ = augmented(_images(), ~_NOBODY_N, Augment(), _MEAN_C, _STD_C, _generator)
+    assert torch.equal(mirrored_NCHW, plain_NCHW.flip(3))
+    assert torch.equal(unasked_NCHW, plain_NCHW)
 
 
 def test_of_mixup_and_cutmix_a_batch_gets_either() -> None:
@@ -153,7 +174,9 @@ def test_of_mixup_and_cutmix_a_batch_gets_either() -> None:
     black_NHWC[1] = 255
     pasted = 0
     for seed in range(60):
-        images_NCHW, _ = augmented(black_NHWC, both, torch.zeros(3), torch.ones(3), partial(_generator, seed))
+        images_NCHW, _ = augmented(
+            black_NHWC, _NOBODY_N[:2], both, torch.zeros(3), torch.ones(3), partial(_generator, seed)
+        )
         pasted += bool(((images_NCHW == 0) | (images_NCHW == 255)).all())
     assert 15 < pasted < 45
 

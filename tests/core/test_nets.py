@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable
-from typing import get_args
+from typing import cast, get_args
 
 import pytest
 import torch
@@ -162,11 +162,14 @@ def test_the_params_know_every_word_of_cnn(key: str, known: set[str]) -> None:
     assert set(get_args(choices)) == known
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name in ("cnn", "wideresnet") for key in NET_KEYS[name]])
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name in ("cnn", "wideresnet", "speednet") for key in NET_KEYS[name]]
+)
 def test_the_params_name_the_true_default_of_a_net(name: str, key: str) -> None:
     default = inspect.signature(NETS[name]).parameters[key].default
     shown = list(default) if isinstance(default, tuple) else f"`{default}`" if isinstance(default, str) else default
-    assert str(NetParams.model_fields[key].description).endswith(f"{shown} when absent")
+    told = str(NetParams.model_fields[key].description).split(f"`{name}`")[1].split(" when absent")[0]
+    assert told.endswith(f" {shown}")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +179,8 @@ def test_the_params_name_the_true_default_of_a_net(name: str, key: str) -> None:
         (lambda: resnet9(32, 3, 10), 6_573_120),
         (lambda: wideresnet(32, 3, 10, depth=16, width=4), 2_748_890),
         (lambda: wideresnet(32, 3, 10, depth=28, width=10), 36_479_194),  # "36.5M" in the paper
+        (lambda: speednet(32, 3, 10), 1_972_792),
+        (lambda: speednet(32, 3, 10, depth=11, width=2), 12_721_208),
     ],
 )
 def test_nets_of_the_literature_have_the_parameters_known_of_them(
@@ -243,6 +248,17 @@ def test_a_block_of_the_speed_net_starts_as_the_identity() -> None:
     features_NCHW = torch.randn(2, 24, 8, 8)
     out_NCHW = net.get_submodule("block1.0")(features_NCHW)
     torch.testing.assert_close(out_NCHW[:, :24], features_NCHW)
+
+
+def test_a_deep_block_of_the_speed_net_adds_its_later_convolutions_to_what_they_are_given() -> None:
+    block = speednet(20, 3, 4, depth=11).get_submodule("block1")
+    features_NCHW = torch.randn(2, 24, 8, 8)
+    for name, parameter in block.named_parameters():
+        if name.startswith("4."):
+            nn.init.zeros_(parameter)
+
+    shallow_NCHW = cast(nn.Sequential, block)[:4](features_NCHW)
+    torch.testing.assert_close(block(features_NCHW), functional.gelu(shallow_NCHW))
 
 
 def test_build_finds_a_net_by_its_name() -> None:

@@ -88,7 +88,7 @@ def test_classifier_learns_from_the_weighted_loss() -> None:
     labels_N = torch.tensor([0, 0, 0, 1, 2, 2])
     classifier.on_train_epoch_start()
 
-    loss = classifier.training_step((images_NHWC, labels_N, 1.0), 0)
+    loss = classifier.training_step((images_NHWC, labels_N, 1.0, torch.zeros(6, dtype=torch.bool)), 0)
 
     each_N = cross_entropy(classifier(images_NHWC), labels_N, reduction="none")
     assert loss.item() == pytest.approx((weights_K[labels_N] * each_N).sum().item() / 6)
@@ -104,7 +104,7 @@ def test_class_weights_are_not_part_of_the_weights_that_are_kept() -> None:
 
 
 def test_balanced_epoch_shows_as_many_images_of_every_class() -> None:
-    seen = torch.cat([labels_N for _, labels_N, _ in _balanced()])
+    seen = torch.cat([labels_N for _, labels_N, *_ in _balanced()])
 
     assert seen.bincount().tolist() == [28, 28, 28]
 
@@ -115,34 +115,32 @@ def test_balanced_epoch_that_does_not_divide_gives_the_rest_to_some_classes() ->
         torch.zeros(23), labels_N, batch_size=8, seed=1, epoch=lambda: 0, rank=0, world_size=1, sampling="balanced"
     )
 
-    assert sorted(torch.cat([batch_N for _, batch_N, _ in batches]).bincount().tolist()) == [11, 12]
+    assert sorted(torch.cat([batch_N for _, batch_N, *_ in batches]).bincount().tolist()) == [11, 12]
 
 
 def test_images_of_a_rare_class_come_equally_often() -> None:
-    times_N = torch.cat([numbers_N for numbers_N, _, _ in _balanced()]).bincount(minlength=84)
+    times_N = torch.cat([numbers_N for numbers_N, *_ in _balanced()]).bincount(minlength=84)
 
     assert set(times_N[80:].tolist()) == {7}  # 28 draws over 4 images
     assert set(times_N[:50].tolist()) == {0, 1}  # 28 draws over 50 images
 
 
 def test_images_of_a_frequent_class_take_turns() -> None:
-    epochs = [torch.cat([numbers_N for numbers_N, _, _ in _balanced(epoch=epoch)]) for epoch in range(8)]
+    epochs = [torch.cat([numbers_N for numbers_N, *_ in _balanced(epoch=epoch)]) for epoch in range(8)]
 
     assert set(range(84)) == set(torch.cat(epochs).tolist())
 
 
 def test_classes_are_mixed_within_batches() -> None:
-    assert all(len(set(labels_N.tolist())) > 1 for _, labels_N, _ in _balanced())
+    assert all(len(set(labels_N.tolist())) > 1 for _, labels_N, *_ in _balanced())
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_together_draw_the_balanced_batches_of_one_process(world_size: int) -> None:
-    alone = [sorted(numbers_N.tolist()) for numbers_N, _, _ in _balanced()]
+    alone = [sorted(numbers_N.tolist()) for numbers_N, *_ in _balanced()]
     ranks = [list(_balanced(rank=rank, world_size=world_size)) for rank in range(world_size)]
 
-    together = [
-        sorted(torch.cat([numbers_N for numbers_N, _, _ in step]).tolist()) for step in zip(*ranks, strict=True)
-    ]
+    together = [sorted(torch.cat([numbers_N for numbers_N, *_ in step]).tolist()) for step in zip(*ranks, strict=True)]
 
     assert together == alone
 

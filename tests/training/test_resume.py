@@ -17,7 +17,7 @@ from convloop.core.history import Row, read_history
 from convloop.core.state import BEFORE, LAST, opened
 from convloop.training.checkpoints import draw_from
 from convloop.training.classifier import Classifier, Sums
-from convloop.training.loaders import Batch, Batches, OrderedBatches, ShuffledBatches
+from convloop.training.loaders import Batch, Batches, OrderedBatches, ShuffledBatches, TrainBatch
 from convloop.training.recipe import recipe_of
 from convloop.training.trainer import Fitted, Stopped, fit
 from tests.conftest import Recorder
@@ -36,7 +36,7 @@ class _Signalling:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | TrainBatch]:
         for batch in self._batches:
             if self._seen == self._at:
                 signal.raise_signal(self._number)

@@ -15,16 +15,26 @@ from convloop.core.package import normalise
 from convloop.core.trivial import trivial_augment
 
 
-def generator_of(seed: int, epoch: int, batch: int, rank: int) -> Generator:
-    """Give the source of randomness of one batch; a training that goes on from there draws the same."""
-    (state,) = np.random.SeedSequence((seed, epoch, batch, rank)).generate_state(1, np.uint64)
+def generator_of(*numbers: int) -> Generator:
+    """Give the source of randomness of a batch: of seed, epoch, batch and rank. One that goes on there draws the same."""
+    (state,) = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return Generator().manual_seed(int(state))
 
 
-def flip(images_NHWC: Tensor, generator: Generator) -> Tensor:
-    """Mirror each image left to right with a chance of one half."""
-    chosen_N = torch.rand(len(images_NHWC), generator=generator) < 0.5
-    return torch.where(_on(chosen_N, images_NHWC)[:, None, None, None], images_NHWC.flip(2), images_NHWC)
+def mirrored_in(epoch: int, count: int, seed: int) -> Tensor:
+    """Choose half of `count` train images by chance, and in every second epoch the other half, as booleans.
+
+    Two epochs show both sides of every image; sides drawn anew each time show half of the images one side twice. What is
+    left to learn from is seen sooner (Jordan, 2024, arXiv 2404.00498, alternating flip).
+    """
+    # A fifth number, since these sources take a missing one for 0: no batch draws the same.
+    mirrored_N: Tensor = torch.rand(count, generator=generator_of(seed, 0, 0, 0, 1)) < 0.5
+    return mirrored_N ^ bool(epoch % 2)
+
+
+def flip(images_NHWC: Tensor, mirrored_N: Tensor) -> Tensor:
+    """Mirror those images left to right that `mirrored_N` names."""
+    return torch.where(mirrored_N[:, None, None, None], images_NHWC.flip(2), images_NHWC)
 
 
 def shift(images_NHWC: Tensor, shift_px: int, generator: Generator) -> Tensor:
@@ -106,15 +116,24 @@ _NOTHING = Augment()
 
 
 def augmented(
-    images_NHWC: Tensor, chosen: Augment, mean_C: Tensor, std_C: Tensor, draw: Callable[[], Generator]
+    images_NHWC: Tensor,
+    mirrored_N: Tensor,
+    chosen: Augment,
+    mean_C: Tensor,
+    std_C: Tensor,
+    draw: Callable[[], Generator],
 ) -> tuple[Tensor, Mix | None]:
-    """Give uint8 images changed and standardised as images_NCHW, and their second labels where they were mixed."""
+    """Give uint8 images changed and standardised as images_NCHW, and their second labels where they were mixed.
+
+    Args:
+        mirrored_N: whose turn it is to be mirrored, where `chosen` mirrors.
+    """
     if chosen == _NOTHING:
         return normalise(images_NHWC, mean_C, std_C), None
     generator = draw()
     mix: Mix | None = None
     if chosen.flip:
-        images_NHWC = flip(images_NHWC, generator)
+        images_NHWC = flip(images_NHWC, mirrored_N)
     if chosen.shift_px:
         images_NHWC = shift(images_NHWC, chosen.shift_px, generator)
     if chosen.trivial:

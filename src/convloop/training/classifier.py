@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from convloop.core.augment import Mix, augmented, generator_of
 from convloop.core.curves import CURVES
 from convloop.core.package import logits_of, normalise
-from convloop.training.loaders import Batch, Batches
+from convloop.training.loaders import Batch, Batches, TrainBatch
 from convloop.training.optimizers import OPTIMIZERS
 from convloop.training.recipe import Recipe
 from convloop.training.sharding import shard
@@ -151,10 +151,11 @@ class Classifier(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._train_sums = Sums(self.device)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        images_NHWC, labels_N, weight = batch
+    def training_step(self, batch: TrainBatch, batch_index: int) -> Tensor:
+        images_NHWC, labels_N, weight, mirrored_N = batch
         images_NCHW, mix = augmented(
             images_NHWC,
+            mirrored_N,
             self.recipe.augment,
             cast(Tensor, self.mean_C),
             cast(Tensor, self.std_C),

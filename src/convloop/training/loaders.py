@@ -7,12 +7,14 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from convloop.core.augment import mirrored_in
 from convloop.training.pixels import Pixels, on_device
 
 # A rank's share of a batch: images_NHWC, labels_N, and what its mean loss weighs in the mean over ranks. That is 1 where
 # all ranks hold as many images, and 0 where this one holds none: then one image of another rank stands in, since every
 # rank has to take part in each step.
 Batch = tuple[Tensor, Tensor, float]
+TrainBatch = tuple[Tensor, Tensor, float, Tensor]  # and mirrored_N, whose turn it is to be mirrored
 
 
 class ShuffledBatches:
@@ -47,7 +49,7 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return -(-len(self._labels_N) // self._batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TrainBatch]:
         epoch = self._epoch()
         first = self._place["batch"] if self._place["epoch"] == epoch else 0
         generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
@@ -55,10 +57,12 @@ class ShuffledBatches:
         if self._sampling == "balanced":
             order_N = balanced_draw(self._labels_N.cpu(), generator)[order_N]
         order_N = order_N.to(_device_of(self._images_NHWC))
+        mirrored_N = mirrored_in(epoch, len(self._labels_N), self._seed).to(order_N.device)
         for number, batch_B in enumerate(torch.split(order_N, self._batch_size)[first:], first + 1):
             self._place = {"epoch": epoch, "batch": number}
             own_B, weight = _share(batch_B, self._rank, self._world_size)
-            yield self._images_NHWC.index_select(0, own_B), self._labels_N.index_select(0, own_B), weight
+            images_BHWC, labels_B = self._images_NHWC.index_select(0, own_B), self._labels_N.index_select(0, own_B)
+            yield images_BHWC, labels_B, weight, mirrored_N.index_select(0, own_B)
 
     def state_dict(self) -> dict[str, int]:
         return self._place
