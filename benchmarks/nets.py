@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 # Large nets take minutes an epoch on a CPU, and one of them is enough here where the rate falls to 0 at its end.
 ONE_EPOCH = ("train.epochs=1", "train.precision=auto", "train.curve=one_cycle", "train.warmup_share=0.2")
 WORDS: dict[str, tuple[str, ...]] = {
@@ -52,20 +53,20 @@ def measured(project: Path, name: str) -> dict[str, Any]:
     """Train and judge one net."""
     words = [word for one in (f"train.net.name={name}", *WORDS[name]) for word in ("--set", one)]
     started_s = time.monotonic()
-    convloop(project, "train", *words)
+    convloop(project, "train", *words, **_NO_GPU)
     train_s = time.monotonic() - started_s
-    convloop(project, "evaluate", *words)
+    convloop(project, "evaluate", *words, **_NO_GPU)
     accuracy = json.loads((project / "reports/evaluate/scores.json").read_text())["accuracy"]
     found = {"command": " ".join(["convloop train", *words]), "test_accuracy": accuracy, "train_s": round(train_s, 1)}
     print(f"{name:<12} {accuracy:.4f} {train_s:7.0f} s  {found['command']}", flush=True)
     return found
 
 
-def convloop(project: Path, *words: str) -> None:
+def convloop(project: Path, *words: str, **variables: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "convloop", *words],
         cwd=project,
-        env=os.environ | {"PYTHONPATH": str(project / "src"), "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | {"PYTHONPATH": str(project / "src")} | variables,
         capture_output=True,
         text=True,
     )

@@ -1,5 +1,6 @@
 """Training in one process: what it reaches, keeps and repeats."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,31 @@ def test_run_gets_the_metrics_of_each_epoch_with_the_epoch_as_step(tmp_path: Pat
     assert set(recorder.metrics) == {
         (name, epoch)
         for name in (
-            *("train/loss", "train/accuracy", "train/images_per_s", "val/loss", "val/accuracy"),
-            *("system/cpu_share", "system/memory_mb", *(["system/gpu_memory_mb"] if torch.cuda.is_available() else [])),
+            *("train/loss", "train/accuracy", "train/images_per_s", "train/spent_s", "val/loss", "val/accuracy"),
+            *(
+                "system/setup_s",
+                "system/cpu_share",
+                "system/memory_mb",
+                *(["system/gpu_memory_mb"] if torch.cuda.is_available() else []),
+            ),
         )
         for epoch in (1, 2)
     }
+
+
+def test_seconds_of_the_epochs_add_up_and_set_up_is_told_apart(tmp_path: Path, recorder: Recorder) -> None:
+    began_s = time.time()
+    _fit(tmp_path / "state", recorder, epochs=1)
+    _fit(tmp_path / "state", recorder, epochs=3)
+    ended_s = time.time()
+
+    rows = read_history(tmp_path / "state/history.csv")
+    epochs_s = [200 / row["train/images_per_s"] for row in rows]
+    assert [row["train/spent_s"] for row in rows] == pytest.approx(np.cumsum(epochs_s).tolist())
+    assert sum(epochs_s) < ended_s - began_s
+    process_s = began_s - psutil.Process().create_time()
+    assert rows[0]["system/setup_s"] > process_s
+    assert rows[0]["system/setup_s"] + epochs_s[0] < rows[1]["system/setup_s"] == rows[2]["system/setup_s"]
 
 
 def test_validation_accuracy_is_what_an_independent_count_gives(tmp_path: Path, recorder: Recorder) -> None:

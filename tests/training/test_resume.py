@@ -23,7 +23,15 @@ from convloop.training.trainer import Fitted, Stopped, fit
 from tests.conftest import Recorder
 
 _EPOCHS, _BATCHES = 3, 7
-_TIMES = ("train/images_per_s", "system/cpu_share", "system/memory_mb", "system/gpu_memory_mb", "time_ms")
+_TIMES = (
+    "train/images_per_s",
+    "train/spent_s",
+    "system/setup_s",
+    "system/cpu_share",
+    "system/memory_mb",
+    "system/gpu_memory_mb",
+    "time_ms",
+)
 
 
 class _Signalling:

@@ -29,7 +29,8 @@ class History(Checkpoint):
     def __init__(self, file: Path, run: "Run", image_count: int, epochs: int) -> None:
         self.rows: list[Row] = []
         self._file, self._run, self._image_count, self._epochs = file, run, image_count, epochs
-        self._started_s = self._started_cpu_s = 0.0
+        self._process_began_s = psutil.Process().create_time()
+        self._setup_s = self._started_s = self._started_cpu_s = 0.0
         self._spent_s = self._spent_cpu_s = 0.0  # on this epoch, before it was cut off
 
     def state_dict(self) -> dict[str, Any]:
@@ -41,6 +42,7 @@ class History(Checkpoint):
         self._spent_s, self._spent_cpu_s = state_dict["spent_s"], state_dict["spent_cpu_s"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._setup_s = time.time() - self._process_began_s
         self._started_s = time.monotonic() - self._spent_s
         self._started_cpu_s = time.process_time() - self._spent_cpu_s
         if is_lead() and self.rows:
@@ -59,6 +61,8 @@ class History(Checkpoint):
                 "epoch": trainer.current_epoch + 1,
                 **pl_module.means,
                 "train/images_per_s": self._image_count / epoch_s,
+                "train/spent_s": (self.rows[-1]["train/spent_s"] if self.rows else 0.0) + epoch_s,
+                "system/setup_s": self._setup_s,
                 **self._system(epoch_s),
                 "time_ms": time.time_ns() // 1_000_000,
             }
