@@ -180,6 +180,47 @@ def test_a_recipe_that_is_stopped_in_mid_epoch_ends_in_the_same_weights(
     assert _rows(tmp_path / "cut") == _rows(tmp_path / "uncut")
 
 
+_ON_GPU: dict[str, Any] = {"accelerator": "gpu"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"deterministic": True},
+        {"deterministic": True, "precision": "fp16", "curve": "one_cycle"},
+        {"deterministic": True, "precision": "bf16", "images_in": "memory", "average_share": 0.9},
+    ],
+    ids=lambda recipe: " ".join(recipe),
+)
+@pytest.mark.parametrize("step", [3, _BATCHES + 1])
+def test_a_deterministic_training_on_a_gpu_that_is_stopped_ends_in_the_same_weights(
+    tmp_path: Path, recorder: Recorder, recipe: dict[str, Any], step: int
+) -> None:
+    uncut = _fit(tmp_path / "uncut", recorder, recipe=_ON_GPU | recipe)
+    with pytest.raises(Stopped):
+        _fit(tmp_path / "cut", recorder, recipe=_ON_GPU | recipe, step=step)
+
+    _assert_same(_fit(tmp_path / "cut", recorder, recipe=_ON_GPU | recipe), uncut)
+    assert _rows(tmp_path / "cut") == _rows(tmp_path / "uncut")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("recipe", [{}, {"compile": True}], ids=["plain", "compile"])
+def test_a_training_on_a_gpu_that_is_stopped_ends_within_the_stated_tolerance(
+    tmp_path: Path, recorder: Recorder, recipe: dict[str, Any]
+) -> None:
+    uncut = _fit(tmp_path / "uncut", recorder, recipe=_ON_GPU | recipe)
+    with pytest.raises(Stopped):
+        _fit(tmp_path / "cut", recorder, recipe=_ON_GPU | recipe, step=_BATCHES + 1)
+    resumed = _fit(tmp_path / "cut", recorder, recipe=_ON_GPU | recipe)
+
+    for name, tensor in uncut.weights.items():
+        torch.testing.assert_close(resumed.weights[name], tensor, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("validation", [0, 1, 2])
 def test_a_signal_during_validation_loses_no_step(tmp_path: Path, recorder: Recorder, validation: int) -> None:
     uncut = _fit(tmp_path / "uncut", recorder)
