@@ -12,6 +12,7 @@ ratios of wall time; those of CPU time with --threads 1 stand it better.
     keras           the article's code: float images, `model.fit`; needs --keras, a python that has tensorflow
 
 Usage: python benchmarks/train.py [--keras PYTHON] [--rounds 5] [--threads 2] [--only cnn3:64,cnn2:512]
+       [--kinds ours,hand]
 """
 
 import argparse
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", default=",".join(CASES))
+    parser.add_argument("--kinds", default=",".join(KINDS), help="ours among them")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "CASE"), help="run one of them here and print its figures")
     arguments = parser.parse_args()
     if arguments.one:
@@ -63,12 +65,15 @@ def main() -> None:
     print(f"measured peak, {arguments.threads} threads: {results['peak']}")
     for case in arguments.only.split(","):
         results[case] = compare(arguments, case, results["peak"])
-        write_result("train", results)
+        some = "" if arguments.only == ",".join(CASES) else "-" + arguments.only.replace(":", "-").replace(",", "-")
+        write_result(f"train{some}", results)
 
 
 def compare(arguments: argparse.Namespace, case: str, peak: dict[str, float]) -> dict[str, Any]:
     """Train with each in turn, round after round."""
-    kinds = [kind for kind in KINDS if kind != "keras" or (arguments.keras and case.startswith("cnn"))]
+    kinds = [kind for kind in KINDS if kind in arguments.kinds.split(",")]
+    if not arguments.keras or not case.startswith("cnn"):
+        kinds = [kind for kind in kinds if kind != "keras"]
     rounds = []
     for number in range(arguments.rounds):
         order = kinds if number % 2 == 0 else kinds[::-1]
