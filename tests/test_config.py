@@ -475,6 +475,14 @@ def test_flat_leaves_nothing_chosen_out() -> None:
          "train.strategy is deepspeed_stage_2, which needs a GPU, but train.accelerator is cpu. Use ddp."),
         ({"strategy": "fsdp", "precision": "fp16"},
          "train.strategy is fsdp, which cannot train in fp16. Use ddp, or bf16."),
+        ({"strategy": "deepspeed", "precision": "fp16"},
+         "train.strategy is deepspeed, which cannot train in fp16. Use ddp, or bf16."),
+        ({"strategy": "deepspeed_stage_3"},
+         "train.strategy is deepspeed_stage_3, which keeps folders for checkpoints, from which a training cannot go on. "
+         "Use deepspeed or fsdp."),
+        ({"strategy": "fsdp", "compile": True},
+         "train.strategy is fsdp, which splits each layer, of which train.compile can fuse little or nothing. "
+         "Use ddp, or train.compile: false."),
         ({"strategy": "fsdp", "average_share": 0.9},
          "train.strategy is fsdp, which splits weights, of which train.average_share wants all. Use ddp."),
         ({"strategy": "deepspeed", "optimizer": "muon"},

@@ -131,7 +131,24 @@ def _check_devices(train: TrainParams) -> None:
         (cpu and train.images_in == "device", "train.images_in is device", no_gpu, "memory"),
         (cpu and "deepspeed" in train.strategy, strategy, no_gpu, "ddp"),
         (cpu and train.strategy == "fsdp_cpu_offload", strategy, no_gpu, "fsdp"),
-        (train.strategy == "fsdp" and train.precision == "fp16", strategy, "cannot train in fp16", "ddp, or bf16"),
+        (
+            train.strategy in ("fsdp", "deepspeed") and train.precision == "fp16",
+            strategy,
+            "cannot train in fp16",
+            "ddp, or bf16",
+        ),
+        (
+            train.strategy.startswith("deepspeed_"),
+            strategy,
+            "keeps folders for checkpoints, from which a training cannot go on",
+            "deepspeed or fsdp",
+        ),
+        (
+            train.strategy == "fsdp" and train.compile,
+            strategy,
+            "splits each layer, of which train.compile can fuse little or nothing",
+            "ddp, or train.compile: false",
+        ),
         (train.strategy == "fsdp" and train.sync_batchnorm, strategy, "has no train.sync_batchnorm", "ddp"),
         (
             splits_weights and train.average_share > 0,

@@ -1,6 +1,5 @@
 """All that knows devices, precision and strategies."""
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -30,6 +29,7 @@ from convloop.training.loaders import Batches
 from convloop.training.memory import keep_freed_memory
 from convloop.training.sharding import sharded
 from convloop.training.signals import LOST_RANK, StopSignals
+from convloop.training.zero import PlainDeepSpeed
 
 if TYPE_CHECKING:
     from convloop.config import TrainParams
@@ -42,7 +42,7 @@ STRATEGIES: dict[str, str | Callable[[], Strategy]] = {
     "ddp": "ddp",
     "ddp_spawn": "ddp_spawn",
     "fsdp": sharded,
-    "deepspeed": "deepspeed",
+    "deepspeed": PlainDeepSpeed,
 }
 
 
@@ -218,10 +218,6 @@ def _absent(settings: "TrainParams", error: Exception) -> DeviceError:
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
-    if checkpoint.is_dir():  # DeepSpeed's, with a file for each device
-        from lightning.pytorch.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict
-
-        return dict(convert_zero_checkpoint_to_fp32_state_dict(checkpoint, checkpoint / f"plain-{os.getpid()}.pt"))
     read: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     return read
 
