@@ -477,6 +477,9 @@ def test_flat_leaves_nothing_chosen_out() -> None:
          "train.strategy is fsdp, which cannot train in fp16. Use ddp, or bf16."),
         ({"strategy": "deepspeed", "precision": "fp16"},
          "train.strategy is deepspeed, which cannot train in fp16. Use ddp, or bf16."),
+        ({"strategy": "deepspeed", "accumulate": 2},
+         "train.strategy is deepspeed, which carries pieces of a step from one epoch into the next, and loses them at a stop. "
+         "Use ddp, or train.accumulate: 1."),
         ({"strategy": "deepspeed_stage_3"},
          "train.strategy is deepspeed_stage_3, which keeps folders for checkpoints, from which a training cannot go on. "
          "Use deepspeed or fsdp."),

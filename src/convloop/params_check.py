@@ -138,6 +138,12 @@ def _check_devices(train: TrainParams) -> None:
             "ddp, or bf16",
         ),
         (
+            train.strategy == "deepspeed" and train.accumulate > 1,
+            strategy,
+            "carries pieces of a step from one epoch into the next, and loses them at a stop",
+            "ddp, or train.accumulate: 1",
+        ),
+        (
             train.strategy.startswith("deepspeed_"),
             strategy,
             "keeps folders for checkpoints, from which a training cannot go on",

@@ -1,0 +1,46 @@
+"""A net through torch.compile on two processes: plain checkpoints, and the weights of the plain net."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from convloop.core.history import read_history
+from tests.conftest import Convloop
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+_SETTINGS = ("epochs=2", "batch_size=32", "keep=last", "accelerator=cpu", "devices=2", "strategy=ddp")
+_WORDS = ("train", *(word for setting in _SETTINGS for word in ("--set", f"train.{setting}")))
+
+
+def _weights(project: Path) -> dict[str, torch.Tensor]:
+    state = max((project / "work/checkpoints").iterdir(), key=lambda state: state.stat().st_mtime)
+    weights: dict[str, torch.Tensor] = torch.load(state / "last.ckpt", weights_only=True)["state_dict"]
+    return weights
+
+
+def test_a_compiled_training_of_two_processes_ends_in_the_weights_of_the_plain_net_and_can_be_evaluated(
+    trained: Path, convloop: Convloop
+) -> None:
+    for name in ("models", "reports/train", "reports/evaluate"):
+        shutil.rmtree(trained / name)
+    words: tuple[str, ...] = _WORDS
+    assert convloop(*words).returncode == 0
+    plain, row = _weights(trained), read_history(trained / "reports/train/history.csv")[-1]
+
+    words += ("--set", "train.compile=true")
+    made = {"TORCHINDUCTOR_CACHE_DIR": str(trained / "made")}
+    done = convloop(*words, **made)
+
+    assert done.returncode == 0, done.stderr
+    assert any((trained / "made").rglob("*.cpp"))  # it was compiled indeed
+    compiled = _weights(trained)
+    assert compiled.keys() == plain.keys()
+    for name, weights in plain.items():
+        torch.testing.assert_close(compiled[name], weights, rtol=1e-3, atol=1e-3)
+    assert read_history(trained / "reports/train/history.csv")[-1]["val/loss"] == pytest.approx(
+        row["val/loss"], abs=1e-3
+    )
+    assert convloop("evaluate").returncode == 0
