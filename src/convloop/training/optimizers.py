@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 _MUON_TERMS = (3.4445, -4.7750, 2.0315)
 _MUON_ITERATION_COUNT = 5
@@ -24,6 +25,7 @@ def sgd(net: nn.Module, lr: float, momentum: float | None, weight_decay: float, 
     """Give gradient descent with Nesterov's momentum, 0.9 when absent."""
     momentum = 0.9 if momentum is None else momentum
     groups = _groups(net, weight_decay)
+    fused = fused and not any(isinstance(one, DTensor) for one in net.parameters())  # PyTorch 2.13 cannot split that
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
     if momentum:
         # PyTorch 2.13 leaves them unset when a fused first step is skipped, as in fp16, and goes on from what lay there.
