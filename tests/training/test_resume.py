@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from convloop.config import TrainParams
 from convloop.core.history import Row, read_history
@@ -178,6 +179,19 @@ def test_a_recipe_that_is_stopped_in_mid_epoch_ends_in_the_same_weights(
 
     _assert_same(_fit(tmp_path / "cut", recorder, recipe=recipe), uncut)
     assert _rows(tmp_path / "cut") == _rows(tmp_path / "uncut")
+
+
+@pytest.mark.slow
+def test_a_compiled_training_that_is_stopped_in_mid_epoch_comes_to_the_same(tmp_path: Path, recorder: Recorder) -> None:
+    recipe = {"compile": True}
+    uncut = _fit(tmp_path / "uncut", recorder, recipe=recipe)
+    with pytest.raises(Stopped):
+        _fit(tmp_path / "cut", recorder, recipe=recipe, step=_BATCHES + 3)
+    resumed = _fit(tmp_path / "cut", recorder, recipe=recipe)
+
+    assert counters["stats"]["unique_graphs"] >= 2  # of training and of validation: it was compiled indeed
+    for name, tensor in uncut.weights.items():
+        torch.testing.assert_close(resumed.weights[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 _ON_GPU: dict[str, Any] = {"accelerator": "gpu"}
