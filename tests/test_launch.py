@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 from ruamel.yaml import YAML
@@ -16,7 +15,7 @@ from convloop.core.ranks import Launch
 from convloop.errors import DeviceError, ParamsError
 from convloop.launch import launch, own_address, slurm_words, torchrun_words
 from tests.conftest import REPOSITORY, Convloop
-from tests.system.trainings import end, left_running, local_client, read_until, start, statuses
+from tests.system.trainings import local_client, statuses
 
 _DEPLOY = REPOSITORY / "deploy"
 
@@ -139,6 +138,7 @@ def test_a_launcher_makes_one_run_and_one_model(
 _TORCHRUN = ("train", *(f"--set=train.{key}" for key in ("accelerator=cpu", "devices=2", "launcher=torchrun")))
 
 
+@pytest.mark.slow
 @pytest.mark.system
 def test_under_torchrun_a_mistake_is_told_once_and_starts_nothing_again(trained: Path, convloop: Convloop) -> None:
     shutil.rmtree(trained / "data/prepared")
@@ -147,26 +147,6 @@ def test_under_torchrun_a_mistake_is_told_once_and_starts_nothing_again(trained:
 
     missing = f"{trained}/data/prepared/card.json is missing. Make it: dvc repro prepare"
     assert (done.returncode, done.stdout, done.stderr) == (3, "", f"convloop: {missing}\n")
-
-
-@pytest.mark.slow
-@pytest.mark.system
-def test_under_torchrun_a_killed_process_is_started_again_and_a_stop_is_obeyed(trained: Path) -> None:
-    process = start(trained, *_TORCHRUN, "--set=train.epochs=400", until="epoch 2/")
-    for worker in psutil.Process(process.pid).children(recursive=True):
-        if worker.environ().get("RANK") == "1":
-            worker.kill()
-    read_until(process, "convloop: Rank 1 was ended by SIGKILL: all start again; 2 restarts are left after this.")
-    read_until(process, "Going on from work/checkpoints/")
-    read_until(process, "epoch ")
-
-    process.terminate()
-    exit_code, said = end(process)
-
-    assert exit_code == 143, said
-    assert said.endswith("convloop: stopped. The same command goes on from here.\n")
-    assert left_running(trained) == []
-    assert statuses(local_client(trained)) == ["KILLED"]
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "torchrun.sh"])
