@@ -3,7 +3,7 @@
 # says train: {nodes: 2, launcher: torchrun}. ADDRESS is the first host's, and the same on all:
 #   first host:  deploy/torchrun.sh repro ADDRESS    runs the whole pipeline; train waits for the others (10 minutes)
 #   the others:  deploy/torchrun.sh join ADDRESS     again after a host came back
-# With those that are left (not tried yet): export PET_NNODES=1:2 on every host
+# To go on with those that are left, the first among them: export PET_NNODES=1:2 on every host
 set -eu
 usage="usage: deploy/torchrun.sh repro|join ADDRESS[:PORT]"
 role="${1:?$usage}"

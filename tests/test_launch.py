@@ -1,5 +1,6 @@
 """What starts a training on several devices: the call of each launcher, and the recipes in deploy/."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,17 +26,44 @@ def _settings(**train: Any) -> TrainParams:
 
 def test_torchrun_on_one_host_needs_no_address() -> None:
     assert torchrun_words(_settings(launcher="torchrun"), 2)[1:] == [
-        *("-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2", "--max-restarts", "3"),
+        *("-m", "convloop.torchrun", "--nnodes", "1", "--nproc-per-node", "2", "--max-restarts", "3"),
         *("--standalone", "-m", "convloop"),
     ]
 
 
 def test_torchrun_meets_at_the_address_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PET_RDZV_ENDPOINT", "127.0.0.1:29400")
-    assert torchrun_words(_settings(launcher="torchrun", nodes=3), 2)[3:] == [
+    assert torchrun_words(_settings(launcher="torchrun", nodes=3, batch_size=66), 2)[3:] == [
         *("--nnodes", "3", "--nproc-per-node", "2", "--max-restarts", "3", "--rdzv-backend", "c10d"),
         *("--local-addr", "127.0.0.1", "--rdzv-conf", "is_host=1", "-m", "convloop"),
     ]
+
+
+def test_what_torchrun_is_told_of_the_meeting_counts_on_every_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PET_RDZV_ENDPOINT", "127.0.0.1:29400")
+    monkeypatch.setenv("PET_RDZV_CONF", "last_call_timeout=5")
+    words = torchrun_words(_settings(launcher="torchrun", nodes=2), 2)
+    assert words[words.index("--rdzv-conf") + 1] == "is_host=1,last_call_timeout=5"
+
+
+def test_a_batch_that_the_hosts_that_are_left_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PET_RDZV_ENDPOINT", "127.0.0.1:29400")
+    monkeypatch.setenv("PET_NNODES", "2:4")
+    with pytest.raises(ParamsError) as error:
+        torchrun_words(_settings(launcher="torchrun", nodes=4, batch_size=64), 2)
+    assert str(error.value) == (
+        "PET_NNODES is 2:4, but the devices of 3 hosts cannot share params.yaml: train.batch_size 64 evenly. "
+        "Use another size, or other limits of PET_NNODES."
+    )
+
+
+def test_beginning_again_is_refused_where_hosts_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PET_NNODES", "1:2")
+    with pytest.raises(ParamsError) as error:
+        launch(_settings(launcher="torchrun", nodes=2), ["train", "--fresh"])
+    assert str(error.value) == (
+        "--fresh would begin again with each host that joins: PET_NNODES is a range. Unset it, or leave out --fresh."
+    )
 
 
 def test_several_hosts_without_an_address_are_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +133,20 @@ def test_a_launcher_makes_one_run_and_one_model(
     assert done.stdout.count("epoch 2/2") == 1
     assert statuses(local_client(trained)) == ["FINISHED"]
     assert '"world_size": "2"' in (trained / "reports/train/record.json").read_text()
+
+
+_TORCHRUN = ("train", *(f"--set=train.{key}" for key in ("accelerator=cpu", "devices=2", "launcher=torchrun")))
+
+
+@pytest.mark.slow
+@pytest.mark.system
+def test_under_torchrun_a_mistake_is_told_once_and_starts_nothing_again(trained: Path, convloop: Convloop) -> None:
+    shutil.rmtree(trained / "data/prepared")
+
+    done = convloop(*_TORCHRUN)
+
+    missing = f"{trained}/data/prepared/card.json is missing. Make it: dvc repro prepare"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", f"convloop: {missing}\n")
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "torchrun.sh"])

@@ -47,7 +47,11 @@ def main(words: list[str]) -> int:
     try:
         return command(arguments)
     except ConvloopError as error:
-        print(f"convloop: {redact(str(error))}", file=sys.stderr)
+        from convloop.launch import is_news
+
+        message = redact(str(error))
+        if is_news(error, message):
+            print(f"convloop: {message}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stopped:
         exit_code: int = getattr(stopped, "exit_code", 130)

@@ -6,6 +6,7 @@ ConvloopError
 ├── DeviceError     4   a strategy or accelerator that this machine cannot give
 ├── TrackingError   5   the MLflow store or server
 ├── TrainingError   6   training could not go on (the loss was nan)
+│   └── LostRankError   a process of this training was lost: a restart goes on
 ├── OutputError     7   a file or folder that cannot be written
 ├── PipelineError   8   dvc or git failed or are not set up
 └── BusyError      75   another process holds the lock
@@ -38,6 +39,10 @@ class TrackingError(ConvloopError):
 
 class TrainingError(ConvloopError):
     exit_code = 6
+
+
+class LostRankError(TrainingError):
+    """Another process was lost, which says nothing against starting all again."""
 
 
 class OutputError(ConvloopError):

@@ -1,23 +1,26 @@
 """Start a training again under torchrun or SLURM, where params.yaml asks for that and nobody has done it."""
 
+import json
 import os
 import shutil
 import socket
 import sys
+import time
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from convloop.core.cores import share_cores
+from convloop.core.folders import write_text
 from convloop.core.ranks import outside_launch, processes_here
-from convloop.errors import DeviceError, ParamsError
+from convloop.errors import ConvloopError, DeviceError, LostRankError, OutputError, ParamsError
 from convloop.processes import environment, run
 
 if TYPE_CHECKING:
     from convloop.config import TrainParams
-
-# torchrun 2.13 keeps one store for all its restarts, in which the others find the lead's address of before, and fail.
-_FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def launch(settings: "TrainParams", words: list[str]) -> int | None:
@@ -29,12 +32,14 @@ def launch(settings: "TrainParams", words: list[str]) -> int | None:
     """
     if settings.launcher == "lightning" or outside_launch():
         return None
+    if "--fresh" in words and ":" in os.environ.get("PET_NNODES", ""):
+        raise ParamsError(
+            "--fresh would begin again with each host that joins: PET_NNODES is a range. Unset it, or leave out --fresh."
+        )
     per_node_count = processes_here(settings.devices, settings.accelerator)
     command = _LAUNCHERS[settings.launcher](settings, per_node_count)
     thread_count = share_cores(per_node_count)
-    variables = dict(_FRESH_STORE)
-    if thread_count:
-        variables["OMP_NUM_THREADS"] = str(thread_count)
+    variables = {"OMP_NUM_THREADS": str(thread_count)} if thread_count else {}
     if settings.nodes > 1 and "PET_RDZV_ENDPOINT" in os.environ:
         variables |= _interface(own_address(os.environ["PET_RDZV_ENDPOINT"]))
     return run([*command, *words], environment() | variables, end_with_us=True)
@@ -49,7 +54,8 @@ def torchrun_words(settings: "TrainParams", per_node_count: int) -> list[str]:
         own = own_address(endpoint)
         meeting = ["--rdzv-backend", os.environ.get("PET_RDZV_BACKEND", "c10d")]
         meeting += ["--local-addr", os.environ.get("PET_LOCAL_ADDR", own)]
-        meeting += ["--rdzv-conf", "is_host=1"] if own == _address(endpoint) else []
+        if own == _address(endpoint):
+            meeting += ["--rdzv-conf", ",".join(["is_host=1", *filter(None, [os.environ.get("PET_RDZV_CONF")])])]
     elif "PET_MASTER_ADDR" in os.environ:
         meeting = []
     else:
@@ -58,11 +64,44 @@ def torchrun_words(settings: "TrainParams", per_node_count: int) -> list[str]:
             "On every host: export PET_RDZV_ENDPOINT=<address of one of them>:29400"
         )
     nodes, processes = os.environ.get("PET_NNODES", str(settings.nodes)), str(per_node_count)
+    _check_share(settings, nodes, per_node_count)
     restarts = os.environ.get("PET_MAX_RESTARTS", "3")
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", processes),
+        *(sys.executable, "-m", "convloop.torchrun", "--nnodes", nodes, "--nproc-per-node", processes),
         *("--max-restarts", restarts, *meeting, "-m", "convloop"),
     ]
+
+
+def _check_share(settings: "TrainParams", nodes: str, per_node_count: int) -> None:
+    """Check that however many hosts are left can share a batch evenly: found out later, it would end the training."""
+    fewest, _, most = nodes.partition(":")
+    for count in range(int(fewest), int(most or fewest) + 1):
+        if settings.batch_size % (count * per_node_count * settings.accumulate):
+            raise ParamsError(
+                f"PET_NNODES is {nodes}, but the devices of {count} hosts cannot share params.yaml: train.batch_size "
+                f"{settings.batch_size} evenly. Use another size, or other limits of PET_NNODES."
+            )
+
+
+def is_news(error: ConvloopError, message: str) -> bool:
+    """Tell whether no other process of this host has said `message` yet; tell torchrun which errors a restart cannot mend.
+
+    torchrun names a file to each process for that, one in each folder of an attempt.
+    """
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return True
+    file = Path(os.environ["TORCHELASTIC_ERROR_FILE"])
+    if not isinstance(error, LostRankError):
+        note = {"message": message, "errorCode": error.exit_code, "extraInfo": {"timestamp": int(time.time())}}
+        with suppress(OutputError):
+            write_text(file, json.dumps({"message": note}))
+    try:
+        (file.parents[1] / f"said-{sha256(message.encode()).hexdigest()}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # a full disk may be what is said
+        return True
+    return True
 
 
 def own_address(endpoint: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 
 from convloop.core.ranks import is_lead, outside_launch
-from convloop.errors import DeviceError, ParamsError, TrainingError
+from convloop.errors import DeviceError, LostRankError, ParamsError, TrainingError
 from convloop.training.callbacks import recipe_callbacks
 from convloop.training.checkpoints import DurableFiles, checkpoint_callbacks
 from convloop.training.children import Home, quieten
@@ -165,7 +165,7 @@ def fit(
         if stop.lost_rank is None and not is_short_of_memory:
             raise
         if not is_short_of_memory:
-            raise TrainingError(f"{stop.lost_rank}, {LOST_RANK}") from error
+            raise LostRankError(f"{stop.lost_rank}, {LOST_RANK}") from error
     finally:
         stop.give_back()
     if is_short_of_memory:  # said here, where no traceback holds the memory of the step any more
