@@ -57,6 +57,17 @@ def test_a_batch_that_the_hosts_that_are_left_cannot_share_is_refused(monkeypatc
     )
 
 
+@pytest.mark.parametrize("nodes", ["two", "0", "2:1", "1:many", ""])
+def test_a_number_of_hosts_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, nodes: str) -> None:
+    monkeypatch.setenv("PET_RDZV_ENDPOINT", "127.0.0.1:29400")
+    monkeypatch.setenv("PET_NNODES", nodes)
+    with pytest.raises(ParamsError) as error:
+        torchrun_words(_settings(launcher="torchrun", nodes=2), 2)
+    assert str(error.value) == (
+        f"PET_NNODES is {nodes}. Use a number of hosts, such as 2, or the fewest and the most: 1:2"
+    )
+
+
 def test_beginning_again_is_refused_where_hosts_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PET_NNODES", "1:2")
     with pytest.raises(ParamsError) as error:

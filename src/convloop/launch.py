@@ -75,6 +75,8 @@ def torchrun_words(settings: "TrainParams", per_node_count: int) -> list[str]:
 def _check_share(settings: "TrainParams", nodes: str, per_node_count: int) -> None:
     """Check that however many hosts are left can share a batch evenly: found out later, it would end the training."""
     fewest, _, most = nodes.partition(":")
+    if not (fewest.isdecimal() and (most or fewest).isdecimal() and 1 <= int(fewest) <= int(most or fewest)):
+        raise ParamsError(f"PET_NNODES is {nodes}. Use a number of hosts, such as 2, or the fewest and the most: 1:2")
     for count in range(int(fewest), int(most or fewest) + 1):
         if settings.batch_size % (count * per_node_count * settings.accumulate):
             raise ParamsError(
