@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from convloop.core.history import read_history
 from tests.conftest import Convloop
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-_SETTINGS = ("epochs=2", "batch_size=32", "keep=last", "accelerator=cpu", "devices=2", "strategy=ddp")
+_SETTINGS = ("epochs=1", "batch_size=32", "keep=last", "accelerator=cpu", "devices=2", "strategy=ddp")
 _WORDS = ("train", *(word for setting in _SETTINGS for word in ("--set", f"train.{setting}")))
 
 
@@ -21,18 +20,16 @@ def _weights(project: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def test_a_compiled_training_of_two_processes_ends_in_the_weights_of_the_plain_net_and_can_be_evaluated(
+def test_a_compiled_training_of_two_processes_ends_in_the_weights_of_the_plain_net(
     trained: Path, convloop: Convloop
 ) -> None:
     for name in ("models", "reports/train", "reports/evaluate"):
         shutil.rmtree(trained / name)
-    words: tuple[str, ...] = _WORDS
-    assert convloop(*words).returncode == 0
-    plain, row = _weights(trained), read_history(trained / "reports/train/history.csv")[-1]
+    assert convloop(*_WORDS).returncode == 0
+    plain = _weights(trained)
 
-    words += ("--set", "train.compile=true")
     made = {"TORCHINDUCTOR_CACHE_DIR": str(trained / "made")}
-    done = convloop(*words, **made)
+    done = convloop(*_WORDS, "--set", "train.compile=true", **made)
 
     assert done.returncode == 0, done.stderr
     assert any((trained / "made").rglob("*.cpp"))  # it was compiled indeed
@@ -40,7 +37,3 @@ def test_a_compiled_training_of_two_processes_ends_in_the_weights_of_the_plain_n
     assert compiled.keys() == plain.keys()
     for name, weights in plain.items():
         torch.testing.assert_close(compiled[name], weights, rtol=1e-3, atol=1e-3)
-    assert read_history(trained / "reports/train/history.csv")[-1]["val/loss"] == pytest.approx(
-        row["val/loss"], abs=1e-3
-    )
-    assert convloop("evaluate").returncode == 0

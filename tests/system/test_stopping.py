@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -71,6 +72,35 @@ def test_the_lead_of_two_ranks_is_stopped(prepared: Path, convloop: Convloop, se
     assert convloop("doctor").stdout.count("FAIL") == 2
     assert statuses(local_client(prepared)) == ["KILLED"]
     _finish(prepared, convloop, *_RANKS)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_torchrun_is_stopped_and_starts_nothing_again(prepared: Path, sent: signal.Signals) -> None:
+    words = ("--set", "train.devices=2", "--set", "train.launcher=torchrun")
+    process = start(prepared, *_WORDS, *words, until="epoch 3/")
+    os.killpg(process.pid, sent) if sent == signal.SIGINT else os.kill(process.pid, sent)
+
+    exit_code, said = end(process)
+    time.sleep(2)
+
+    assert exit_code == _EXIT_CODES[sent], said
+    assert "Traceback" not in said
+    assert "start again" not in said
+    assert left_running(prepared) == []
+    assert statuses(local_client(prepared)) == ["KILLED"]
+
+
+def test_a_process_killed_under_torchrun_costs_a_restart_and_no_step(prepared: Path) -> None:
+    words = ("--set", "train.devices=2", "--set", "train.launcher=torchrun")
+    process = start(prepared, *_WORDS, *words, until="epoch 3/")
+    (lead,) = [one for one in psutil.Process(process.pid).children(recursive=True) if one.environ().get("RANK") == "0"]
+    lead.kill()
+    read_until(process, "Going on from work/checkpoints/")
+    exit_code, said = end(process)
+
+    assert exit_code == 0, said
+    assert left_running(prepared) == []
+    assert statuses(local_client(prepared)) == ["FINISHED"]
 
 
 def test_another_rank_is_killed(prepared: Path, convloop: Convloop) -> None:
