@@ -47,10 +47,11 @@ def main(words: list[str]) -> int:
     try:
         return command(arguments)
     except ConvloopError as error:
-        from convloop.launch import is_news
+        from convloop.launch import is_said_first_here, tell_torchrun
 
         message = redact(str(error))
-        if is_news(error, message):
+        tell_torchrun(error, message)
+        if is_said_first_here(message):
             print(f"convloop: {message}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stopped:

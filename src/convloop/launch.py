@@ -85,20 +85,21 @@ def _check_share(settings: "TrainParams", nodes: str, per_node_count: int) -> No
             )
 
 
-def is_news(error: ConvloopError, message: str) -> bool:
-    """Tell whether no other process of this host has said `message` yet; tell torchrun which errors a restart cannot mend.
-
-    torchrun names a file to each process for that, one in each folder of an attempt.
-    """
-    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
-        return True
-    file = Path(os.environ["TORCHELASTIC_ERROR_FILE"])
-    if not isinstance(error, LostRankError):
+def tell_torchrun(error: ConvloopError, message: str) -> None:
+    """Note for torchrun, in the file that it names to each process, an error that no restart can mend."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ and not isinstance(error, LostRankError):
         note = {"message": message, "errorCode": error.exit_code, "extraInfo": {"timestamp": int(time.time())}}
         with suppress(OutputError):
-            write_text(file, json.dumps({"message": note}))
+            write_text(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), json.dumps({"message": note}))
+
+
+def is_said_first_here(message: str) -> bool:
+    """Tell whether no other process that torchrun has started on this host says `message` too, and say so to the others."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return True
+    attempt = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[1]
     try:
-        (file.parents[1] / f"said-{sha256(message.encode()).hexdigest()}").touch(exist_ok=False)
+        (attempt / f"said-{sha256(message.encode()).hexdigest()}").touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:  # a full disk may be what is said

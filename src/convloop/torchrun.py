@@ -73,7 +73,7 @@ def _cause(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
 
 
 def _told(failure: ProcessFailure) -> dict[str, Any]:
-    """Give what the process wrote for torchrun, if it did (`launch.is_news`)."""
+    """Give what the process wrote for torchrun, if it did (`launch.tell_torchrun`)."""
     told: Any = failure.error_file_data["message"]
     return told if isinstance(told, dict) else {}
 

@@ -1,7 +1,8 @@
 """Change whole batches of train images, vectorised, on the device where they lie.
 
-Every random number is drawn on the processor from the generator that is passed in, so that a seed means the same pictures
-on every device, and no draw waits for the device. Images are images_NHWC, uint8 or float where nothing else is said.
+Every random number is drawn on the processor, from the generator that is passed in or, for mirroring, once an epoch: a seed
+means the same pictures on every device, and no draw waits for the device. Images are images_NHWC, uint8 or float where
+nothing else is said.
 """
 
 from collections.abc import Callable

@@ -176,7 +176,7 @@ def fit(
         raise out_of_memory(settings.batch_size, trainer.world_size, trains_with)
     if stop.exit_code is not None:
         raise Stopped(stop.exit_code) if is_lead() else SystemExit(stop.exit_code)
-    chosen = _read(state / f"{settings.keep}.ckpt")
+    chosen = torch.load(state / f"{settings.keep}.ckpt", map_location="cpu", weights_only=True)
     weights = {
         name.removeprefix("net."): tensor for name, tensor in chosen["state_dict"].items() if name.startswith("net.")
     }
@@ -215,11 +215,6 @@ def _absent(settings: "TrainParams", error: Exception) -> DeviceError:
         f"params.yaml: train.accelerator is {settings.accelerator} and train.devices is {settings.devices}, but {error} "
         "See what is there: convloop doctor"
     )
-
-
-def _read(checkpoint: Path) -> dict[str, Any]:
-    read: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return read
 
 
 def _tells_of_a_lost_rank(error: Exception) -> bool:
