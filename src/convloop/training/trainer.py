@@ -83,57 +83,22 @@ def fit(
     """
     keep_freed_memory()
     check_devices(settings)
-    strategy = STRATEGIES.get(settings.strategy, settings.strategy)
     launch = outside_launch()
     placed = placement(settings, launch)
     stop = StopSignals()
     home = Home() if _makes_children(settings.strategy) else None
     history = History(state / "history.csv", cast("Run", home) if home else run, image_count, settings.epochs)
-    bar: list[pl.Callback] = [RichProgressBar(leave=True)] if sys.stdout.isatty() else []
-    quieten()
-    try:
-        trainer = pl.Trainer(
-            accelerator=settings.accelerator,
-            strategy=strategy() if callable(strategy) else strategy,
-            precision=lightning_precision(settings),
-            accumulate_grad_batches=settings.accumulate,
-            gradient_clip_val=settings.clip,
-            sync_batchnorm=settings.sync_batchnorm,
-            deterministic=settings.deterministic,
-            benchmark=not settings.deterministic,
-            max_epochs=settings.epochs,
-            callbacks=[
-                stop,
-                *([home] if home else []),
-                LossWatch(),
-                *bar,
-                *recipe_callbacks(settings),
-                *checkpoint_callbacks(state, stop, settings.seed, settings.save_every_s),
-                history,
-            ],
-            logger=False,
-            enable_progress_bar=bool(bar),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            default_root_dir=state,
-            **placed | {"plugins": [*placed["plugins"], DurableFiles()]},
-        )
-    except (MisconfigurationException, ValueError) as error:
-        if settings.strategy not in STRATEGIES and settings.strategy.lower() not in StrategyRegistry:
-            raise ParamsError(
-                f'params.yaml: train.strategy is "{settings.strategy}". Known strategies: {", ".join(STRATEGIES)}, '
-                f"and what Lightning knows. It says: {error}"
-            ) from error
-        raise _absent(settings, error) from error
-    share = trainer.world_size * settings.accumulate
-    if settings.batch_size % share:
-        below = settings.batch_size // share * share
-        pieces = f" in {settings.accumulate} pieces" if settings.accumulate > 1 else ""
-        raise ParamsError(
-            f"params.yaml: train.batch_size is {settings.batch_size}, which {trainer.world_size} devices cannot share "
-            f"evenly{pieces}. Use {below or share} or {below + share}."
-        )
+    callbacks: list[pl.Callback] = [
+        stop,
+        *([home] if home else []),
+        LossWatch(),
+        *([RichProgressBar(leave=True)] if sys.stdout.isatty() else []),
+        *recipe_callbacks(settings),
+        *checkpoint_callbacks(state, stop, settings.seed, settings.save_every_s),
+        history,
+    ]
+    trainer = _trainer(settings, callbacks, placed, state)
+    _check_share(settings, trainer.world_size)
     share_threads(trainer.num_devices)
     if launch:  # others may have looked for a checkpoint before the lead knew which one it is
         trainer.strategy.connect(classifier)
@@ -148,14 +113,9 @@ def fit(
             # Lightning turns a Ctrl-C that comes before its first step into exit code 1.
             raise (Stopped(130) if trainer.interrupted and ended.args == (1,) else ended) from None
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        fits = next(size for size in count(settings.batch_size, share) if image_count % size not in range(1, 2 * share))
-        raise TrainingError(
-            f"params.yaml: train.batch_size is {settings.batch_size}, which leaves {image_count % settings.batch_size} of "
-            f"{image_count} images to the last step of an epoch. {settings.net.name} normalises over each device's part of a "
-            f"batch and needs two images or more on each. Use {fits}."
-        ) from error
+        if "more than 1 value per channel" in str(error):
+            raise _single_images(settings, image_count, trainer.world_size) from error
+        raise
     except (RuntimeError, MemoryError, ProcessException) as error:
         if stop.exit_code is not None:  # the others ended first
             raise Stopped(stop.exit_code) from None
@@ -208,6 +168,62 @@ def short_trainer(settings: "TrainParams", callbacks: list[pl.Callback], step_co
         )
     except (MisconfigurationException, ValueError) as error:
         raise _absent(settings, error) from error
+
+
+def _trainer(settings: "TrainParams", callbacks: list[pl.Callback], placed: dict[str, Any], state: Path) -> pl.Trainer:
+    """Make the trainer of a whole training."""
+    quieten()
+    strategy = STRATEGIES.get(settings.strategy, settings.strategy)
+    try:
+        return pl.Trainer(
+            accelerator=settings.accelerator,
+            strategy=strategy() if callable(strategy) else strategy,
+            precision=lightning_precision(settings),
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip,
+            sync_batchnorm=settings.sync_batchnorm,
+            deterministic=settings.deterministic,
+            benchmark=not settings.deterministic,
+            max_epochs=settings.epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=any(isinstance(one, RichProgressBar) for one in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=state,
+            **placed | {"plugins": [*placed["plugins"], DurableFiles()]},
+        )
+    except (MisconfigurationException, ValueError) as error:
+        if settings.strategy not in STRATEGIES and settings.strategy.lower() not in StrategyRegistry:
+            raise ParamsError(
+                f'params.yaml: train.strategy is "{settings.strategy}". Known strategies: {", ".join(STRATEGIES)}, '
+                f"and what Lightning knows. It says: {error}"
+            ) from error
+        raise _absent(settings, error) from error
+
+
+def _check_share(settings: "TrainParams", world_size: int) -> None:
+    """Refuse a batch that the devices, and the pieces of each step, cannot share evenly."""
+    share = world_size * settings.accumulate
+    if settings.batch_size % share:
+        below = settings.batch_size // share * share
+        pieces = f" in {settings.accumulate} pieces" if settings.accumulate > 1 else ""
+        raise ParamsError(
+            f"params.yaml: train.batch_size is {settings.batch_size}, which {world_size} devices cannot share "
+            f"evenly{pieces}. Use {below or share} or {below + share}."
+        )
+
+
+def _single_images(settings: "TrainParams", image_count: int, world_size: int) -> TrainingError:
+    """Say that an epoch ends in a step too small to normalise over, and which batch size leaves more."""
+    share = world_size * settings.accumulate
+    fits = next(size for size in count(settings.batch_size, share) if image_count % size not in range(1, 2 * share))
+    return TrainingError(
+        f"params.yaml: train.batch_size is {settings.batch_size}, which leaves {image_count % settings.batch_size} of "
+        f"{image_count} images to the last step of an epoch. {settings.net.name} normalises over each device's part of a "
+        f"batch and needs two images or more on each. Use {fits}."
+    )
 
 
 def _absent(settings: "TrainParams", error: Exception) -> DeviceError:
