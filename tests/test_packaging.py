@@ -18,7 +18,7 @@ from torch import nn
 from convloop.config import Params
 from convloop.core.card import ModelCard, read_card
 from convloop.core.nets import NETS
-from convloop.core.package import Package, with_digest
+from convloop.core.package import Package, logits_of, with_digest
 from convloop.packaging import write_package
 
 _COUNTS = (1, 7, 33)
@@ -173,16 +173,14 @@ def test_a_net_with_normalisation_answers_from_its_package_as_it_does_itself(nam
     net = NETS[name](16, 3, 3)
     with torch.no_grad():
         net(torch.randn(32, 3, 16, 16))  # moves the running statistics off 0 and 1
-    card = ModelCard(("a", "b", "c"), 16, 3, name, 1, (120.0,) * 3, (60.0,) * 3, test_flip=name == "speednet")
-    card = with_digest(card, net)
+    views = {"test_flip": name == "speednet", "test_shift_px": 1 if name == "speednet" else 0}
+    card = with_digest(ModelCard(("a", "b", "c"), 16, 3, name, 1, (120.0,) * 3, (60.0,) * 3, **views), net)
 
     write_package(tmp_path / "model", net, card)
 
     standard_NHWC = (pictures(5).astype(np.float32) - 120) / 60
     images_NCHW = torch.from_numpy(standard_NHWC.transpose(0, 3, 1, 2))
     with torch.no_grad():
-        logits_NK = net.eval()(images_NCHW)
-        if card.test_flip:
-            logits_NK = (logits_NK + net(images_NCHW.flip(3))) / 2
+        logits_NK = logits_of(net.eval(), images_NCHW, **views)
     answers_NK = Package(tmp_path / "model").probabilities(pictures(5), batch_size=5)
     np.testing.assert_allclose(answers_NK, torch.softmax(logits_NK, 1).numpy(), atol=_TOLERANCE)

@@ -210,6 +210,9 @@ class TrainParams(Section):
     test_flip: Annotated[
         bool, Field(description="validate and package the mean answer to each image and its mirror image")
     ] = False
+    test_shift_px: Annotated[
+        int, Field(ge=0, le=1024, description="the mean answer also to each image moved by so much, two ways")
+    ] = 0
     seed: Annotated[Seed, Field(description="first weights and order of the images")] = 7
     class_weights: Annotated[
         Literal["none", "inverse_frequency"],

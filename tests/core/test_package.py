@@ -155,3 +155,23 @@ def test_a_flipping_package_answers_with_the_mean_of_the_logits_of_an_image_and_
             for pixels in (pixels_NHWC.numpy(), pixels_NHWC.numpy()[:, :, ::-1])
         )
     np.testing.assert_allclose(answers_NK, softmax((plain_NK + mirrored_NK) / 2, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("test_flip", [False, True])
+def test_a_shifting_package_weighs_the_image_as_much_as_its_two_moved_ones_together(test_flip: bool) -> None:
+    pixels_NHWC = random_pixels(5)
+    side_px = pixels_NHWC.shape[1]
+    padded_NHWC = np.pad(pixels_NHWC, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    views = [(pixels_NHWC, 0.5), (padded_NHWC[:, :side_px, :side_px], 0.25), (padded_NHWC[:, 4:, 4:], 0.25)]
+    if test_flip:
+        views = [(side_NHWC, share / 2) for view, share in views for side_NHWC in (view, view[:, :, ::-1])]
+    mean_C, std_C = torch.tensor(CARD.mean_C), torch.tensor(CARD.std_C)
+    with torch.no_grad():
+        logits_NK = sum(
+            share * _net()(normalise(torch.from_numpy(np.ascontiguousarray(view)), mean_C, std_C)).numpy()
+            for view, share in views
+        )
+        servable = Servable(_net(), CARD.mean_C, CARD.std_C, test_flip=test_flip, test_shift_px=2).eval()
+        answers_NK = servable(torch.from_numpy(pixels_NHWC)).numpy()
+
+    np.testing.assert_allclose(answers_NK, softmax(logits_NK, 1), atol=1e-6)

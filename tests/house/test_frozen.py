@@ -19,7 +19,7 @@ train.net.hidden_count train.net.depth train.net.width train.net.weights_path
 train.epochs train.batch_size train.lr train.optimizer train.momentum
 train.weight_decay train.curve train.warmup_share train.label_smoothing_share train.augment.flip train.augment.shift_px
 train.augment.trivial train.augment.cutout_px train.augment.mixup_alpha train.augment.cutmix_alpha train.average_share
-train.stop_after_epoch_count train.test_flip train.seed train.class_weights train.sampling train.keep
+train.stop_after_epoch_count train.test_flip train.test_shift_px train.seed train.class_weights train.sampling train.keep
 train.save_every_s
 train.accelerator train.devices train.nodes train.launcher train.strategy train.precision
 train.deterministic train.compile train.images_in train.accumulate train.clip train.sync_batchnorm

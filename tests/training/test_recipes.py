@@ -21,6 +21,8 @@ from convloop.core.package import Package
 from convloop.core.prepared import read_prepared
 from convloop.core.split import VAL
 from convloop.core.state import opened
+from convloop.errors import ParamsError
+from convloop.stages.train import build_net
 from convloop.training.callbacks import average_weights
 from convloop.training.classifier import Classifier, training_loss
 from convloop.training.loaders import Batches
@@ -51,6 +53,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
         },
         "label_smoothing_share": 0.1,
         "test_flip": True,
+        "test_shift_px": 1,
     },
 }
 
@@ -121,8 +124,9 @@ def test_a_recipe_lowers_the_loss(recipe: str, tmp_path: Path, recorder: Recorde
 
 
 def test_a_net_with_normalisation_is_validated_as_it_is_packaged(tmp_path: Path, recorder: Recorder) -> None:
-    fitted = _fit(tmp_path / "state", recorder, "speednet", epochs=2, average_share=0.5, test_flip=True)
-    classifier, (images_NHWC, labels_N) = _classifier(_settings(test_flip=True), "speednet"), _batches()._val
+    views = {"test_flip": True, "test_shift_px": 1}
+    fitted = _fit(tmp_path / "state", recorder, "speednet", epochs=2, average_share=0.5, **views)
+    classifier, (images_NHWC, labels_N) = _classifier(_settings(**views), "speednet"), _batches()._val
     classifier.net.load_state_dict(fitted.weights)
 
     with torch.no_grad():
@@ -233,6 +237,23 @@ def test_the_loss_is_that_of_a_loop_over_the_images(is_weighted: bool, smoothing
     )
 
     assert float(loss) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "usual_px"),
+    [
+        ({"augment": {"shift_px": 16}}, "augment.shift_px", 2),
+        ({"augment": {"cutout_px": 16}}, "augment.cutout_px", 2),
+        ({"test_shift_px": 16}, "test_shift_px", 1),
+    ],
+)
+def test_no_image_is_moved_or_covered_whole(keys: dict[str, Any], key: str, usual_px: int, trained: Path) -> None:
+    images = open_images(trained / "data/raw", trained / "data/landed")
+    with pytest.raises(ParamsError) as refused:
+        build_net(_settings(**keys), images)
+    assert str(refused.value) == (
+        f"params.yaml: train.{key} is 16, but images have 16x16 pixels. Use 15 or less; {usual_px} is usual."
+    )
 
 
 @pytest.mark.system

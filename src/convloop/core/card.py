@@ -16,8 +16,8 @@ Fit = Literal["crop", "pad", "stretch"]
 class ModelCard:
     """What a user of the package must know.
 
-    `digest` is the sha256 of weights and card, `fit` how images became square; with `test_flip` the package answers with
-    the mean over each image and its mirror image.
+    `digest` is the sha256 of weights and card, `fit` how images became square; with `test_flip` and `test_shift_px` the
+    package answers with the mean over several views of each image (`package.logits_of`).
     """
 
     classes: tuple[str, ...]
@@ -30,6 +30,7 @@ class ModelCard:
     digest: str = ""
     fit: Fit = "crop"
     test_flip: bool = False
+    test_shift_px: int = 0
 
 
 def read_facts(file: Path, stage: str) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def train(params: "Params", project: Path, tracker: "Tracker", *, fresh: bool = 
                         std_C=prepared.std_C,
                         fit=read_manifest(project / "data/raw").get("fit", "crop"),
                         test_flip=settings.test_flip,
+                        test_shift_px=settings.test_shift_px,
                     ),
                     net,
                 )
@@ -178,11 +179,15 @@ def build_net(settings: "TrainParams", images: Images) -> nn.Module:
         raise ParamsError(
             f"data/raw holds images of {side_px}x{width_px} pixels; nets take squares. Fit them in generate."
         )
-    for key in ("shift_px", "cutout_px"):
-        if (px := getattr(settings.augment, key)) >= side_px:
+    for key, px, usual_px in (
+        ("augment.shift_px", settings.augment.shift_px, side_px // 8),
+        ("augment.cutout_px", settings.augment.cutout_px, side_px // 8),
+        ("test_shift_px", settings.test_shift_px, 1),
+    ):
+        if px >= side_px:
             raise ParamsError(
-                f"params.yaml: train.augment.{key} is {px}, but images have {side_px}x{side_px} pixels. "
-                f"Use {side_px - 1} or less; {side_px // 8} is usual."
+                f"params.yaml: train.{key} is {px}, but images have {side_px}x{side_px} pixels. "
+                f"Use {side_px - 1} or less; {usual_px} is usual."
             )
     try:
         return build(settings.net.name, side_px, channel_count, len(images.classes), **chosen)

@@ -115,7 +115,8 @@ class Classifier(pl.LightningModule):
     def forward(self, images_NHWC: Tensor) -> Tensor:
         """Give logits_NK for uint8 images_NHWC, as the package will."""
         images_NCHW = normalise(images_NHWC, cast(Tensor, self.mean_C), cast(Tensor, self.std_C))
-        return logits_of(self._call, images_NCHW, test_flip=self.recipe.test_flip)
+        recipe = self.recipe
+        return logits_of(self._call, images_NCHW, test_flip=recipe.test_flip, test_shift_px=recipe.test_shift_px)
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy):

@@ -21,6 +21,7 @@ class Recipe:
     label_smoothing_share: float = 0.0
     augment: Augment = field(default_factory=Augment)
     test_flip: bool = False
+    test_shift_px: int = 0
     compile: bool = False
     seed: int = 7
 
