@@ -173,14 +173,18 @@ def test_a_net_with_normalisation_answers_from_its_package_as_it_does_itself(nam
     net = NETS[name](16, 3, 3)
     with torch.no_grad():
         net(torch.randn(32, 3, 16, 16))  # moves the running statistics off 0 and 1
-    views = {"test_flip": name == "speednet", "test_shift_px": 1 if name == "speednet" else 0}
-    card = with_digest(ModelCard(("a", "b", "c"), 16, 3, name, 1, (120.0,) * 3, (60.0,) * 3, **views), net)
+    test_flip = name == "speednet"
+    test_shift_px = 1 if test_flip else 0
+    card = ModelCard(
+        ("a", "b", "c"), 16, 3, name, 1, (120.0,) * 3, (60.0,) * 3, test_flip=test_flip, test_shift_px=test_shift_px
+    )
+    card = with_digest(card, net)
 
     write_package(tmp_path / "model", net, card)
 
     standard_NHWC = (pictures(5).astype(np.float32) - 120) / 60
     images_NCHW = torch.from_numpy(standard_NHWC.transpose(0, 3, 1, 2))
     with torch.no_grad():
-        logits_NK = logits_of(net.eval(), images_NCHW, **views)
+        logits_NK = logits_of(net.eval(), images_NCHW, test_flip=test_flip, test_shift_px=test_shift_px)
     answers_NK = Package(tmp_path / "model").probabilities(pictures(5), batch_size=5)
     np.testing.assert_allclose(answers_NK, torch.softmax(logits_NK, 1).numpy(), atol=_TOLERANCE)

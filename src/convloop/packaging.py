@@ -28,8 +28,8 @@ def write_package(folder: Path, net: nn.Module, card: ModelCard) -> None:
         from mlflow.types import Schema, TensorSpec
     import numpy as np
 
-    views = {"test_flip": card.test_flip, "test_shift_px": card.test_shift_px}
-    servable = Servable(net, card.mean_C, card.std_C, **views).eval().cpu()
+    servable = Servable(net, card.mean_C, card.std_C, test_flip=card.test_flip, test_shift_px=card.test_shift_px)
+    servable = servable.eval().cpu()
     shape = (card.image_px, card.image_px, card.channel_count)
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))]),
