@@ -17,6 +17,7 @@ from convloop.core.state import FOLDER, begin_record, left_behind, opened, read_
 from convloop.errors import TrackingError
 from convloop.publish import publish_evaluation, publish_training
 from convloop.runs import SilentRun
+from convloop.sender import BackgroundRun
 from convloop.tracking import Tracker
 from tests.test_store import closed_port
 
@@ -436,6 +437,44 @@ def test_run_that_vanishes_in_the_middle_does_not_end_training(
         f"The MLflow store {uri} failed: The run {run_id} must be in the 'active' state. "
         "Training goes on; its history is kept. Send it later: convloop sync\n"
     )
+
+
+def test_run_that_stays_away_is_told_of_once(
+    project: Path, tracker: Tracker, client: "MlflowClient", capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trying again is no answer, also for what is sent after the run's last status."""
+
+    def train() -> None:
+        with tracker.training_run(begun(project / STATE)) as run:
+            client.delete_run(str(eventually(lambda: run.id)))
+            assert isinstance(run, BackgroundRun)
+            run.close("KILLED")
+            time.sleep(4)  # the sender tries again after 1 s, and after 2 s more
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    told = capsys.readouterr().err
+    assert told.count(" failed: ") == 1
+    assert "answers again" not in told
+
+
+def test_run_that_comes_back_is_told_of_and_sent(
+    project: Path, tracker: Tracker, client: "MlflowClient", capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train() -> None:
+        with tracker.training_run(begun(project / STATE)) as run:
+            run_id = str(eventually(lambda: run.id))
+            client.delete_run(run_id)
+            run.log_points([Point("train/loss", 1.0, 1, 1)])
+            eventually(lambda: "Training goes on" in capsys.readouterr().err)
+            client.restore_run(run_id)
+            eventually(lambda: "MLflow answers again" in capsys.readouterr().err)
+            assert eventually(lambda: client.get_run(run_id).data.metrics) == {"train/loss": 1.0}
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
 
 
 # Experiments
