@@ -42,7 +42,10 @@ def launch(settings: "TrainParams", words: list[str]) -> int | None:
     variables = {"OMP_NUM_THREADS": str(thread_count)} if thread_count else {}
     if settings.nodes > 1 and "PET_RDZV_ENDPOINT" in os.environ:
         variables |= _interface(own_address(os.environ["PET_RDZV_ENDPOINT"]))
-    return run([*command, *words], environment() | variables, end_with_us=True)
+    try:
+        return run([*command, *words], environment() | variables, end_with_us=True)
+    except KeyboardInterrupt:  # those that train have said what is kept
+        return 130
 
 
 def torchrun_words(settings: "TrainParams", per_node_count: int) -> list[str]:

@@ -86,6 +86,7 @@ def test_torchrun_is_stopped_and_starts_nothing_again(prepared: Path, sent: sign
     assert exit_code == _EXIT_CODES[sent], said
     assert "Traceback" not in said
     assert "start again" not in said
+    assert said.count("convloop: stopped. The same command goes on from here.") == said.count("stopped") == 1
     assert left_running(prepared) == []
     assert statuses(local_client(prepared)) == ["KILLED"]
 
