@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ from convloop.params_check import check
 
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+
+# What a script starts with & ignores Ctrl-C, and so does all that it starts: tests that send it would wait in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Three easy classes of 16x16 pixels: a whole pipeline takes seconds.
 SMALL_PARAMS = """\
