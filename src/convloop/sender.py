@@ -110,7 +110,6 @@ class BackgroundRun:
         if time.monotonic() - self._beat_s >= HEARTBEAT_EVERY_S and not self._is_ending:
             self._run.log_tags({HEARTBEAT: f"{time.time():.0f}"})
             self._beat_s = time.monotonic()
-            self._say_answering()
         with self._changed:
             if not self._waiting and not self._is_ending:
                 self._changed.wait(HEARTBEAT_EVERY_S)
@@ -127,17 +126,13 @@ class BackgroundRun:
             self._run.log_points(points)
         elif callable(entries[0]):
             entries[0](self._run)
-        self._say_answering()
+        if self._is_behind:
+            self._is_behind = False
+            print("MLflow answers again; what it has missed is being sent.", file=sys.stderr)
         with self._changed:
             for _ in entries:
                 self._waiting.popleft()
         return True
-
-    def _say_answering(self) -> None:
-        """Tell a user who has heard that the server is away that something has now been sent."""
-        if self._is_behind:
-            self._is_behind = False
-            print("MLflow answers again; what it has missed is being sent.", file=sys.stderr)
 
 
 def say_behind(error: TrackingError | OutputError) -> None:
